@@ -37,16 +37,19 @@ from espalier.messages import (
 )
 from espalier.recipe import presets
 from espalier.recipe.hashes import work_hash
+from espalier.recipe.phases import Phase
 from espalier.recipe.refusals import pointers
 from espalier.recipe.refusals.mistakes import describe
 from espalier.recipe.spec import ENGINE_VERSION
 from workers.lease.retries import as_sent, from_exit, silent
 from workers.messages import AnyMessage, Fetched, FetchRequest, Published, Resolved
+from workers.processes.machine import device_of
 from workers.processes.memory import allowed
 from workers.processes.process import Child, Commands, Side, environment
 from workers.processes.workspace import Workspace, remove_leftovers
 from workers.supervisor import publishing
 from workers.supervisor.requests import compute_request
+from workers.supervisor.supervise import Watch, Watchdog
 
 Say = Callable[[BaseModel], None]
 
@@ -99,6 +102,7 @@ class _Run:
         self._workspace = workspace
         self._resolved: Resolved | None = None
         self._published_from: Path | None = None
+        self._phase: Phase | None = None
         max_seconds = job.limits.max_run_seconds
         self._deadline = time.monotonic() + max_seconds if max_seconds else float("inf")
 
@@ -175,13 +179,19 @@ class _Run:
             offline=side == "compute",
             memory=allowed(self._settings, request),
         )
+        device = device_of(self._settings) if side == "compute" else self._settings.device
+        watch = Watch.of(side, self._settings.model_copy(update={"device": device}))
+        watchdog = Watchdog(child, watch)
         try:
             while not child.finished:
                 if time.monotonic() > self._deadline:
                     raise self._failed(_timed_out())
-                for message in child.pipe.take(wait_seconds=0.1):
+                messages = child.pipe.take(wait_seconds=0.1)
+                for message in messages:
                     result = message if isinstance(message, Fetched | Done | Published | Failed) else result
                     self._take(message)
+                if watchdog.hangs(messages):
+                    raise self._failed(watch.error(self._phase, ended=child.kill()))
             status = child.returncode
         finally:
             child.close()
@@ -195,6 +205,8 @@ class _Run:
     def _take(self, message: AnyMessage) -> None:
         if isinstance(message, Resolved):
             self._resolved = message
+        if isinstance(message, PhaseStarted):
+            self._phase = message.phase
         if isinstance(message, Failed) and self._published_from is not None:
             hint = f"The result lies in {self._published_from}: send that folder, or run into another one."
             message = Failed(error=message.error.model_copy(update={"hint": hint}))

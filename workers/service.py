@@ -21,8 +21,10 @@ from app.platform.logs import setup_logs
 from app.platform.tracing import setup_traces
 from app.production import leave_unsafe_production
 from app.settings import Settings, get_settings
+from workers import host
 from workers.processes import groups
 from workers.processes.parts import ServiceProcess, end_all
+from workers.processes.placement import all_cards
 from workers.processes.process import ROOT
 
 log = structlog.get_logger(__name__)
@@ -45,12 +47,24 @@ class Service:
         self._env = {**os.environ, **{name: str(value) for name, value in ours.items()}}
         self.parts = [
             ServiceProcess("api", [sys.executable, "-P", "-m", "app.server"]),
-            *(
-                ServiceProcess(f"worker {name}", [sys.executable, "-P", "-m", "workers.main", "--worker-class", name])
-                for name in (each.name for each in settings.classes)
-            ),
+            *self._workers(),
             ServiceProcess("reconciler", [sys.executable, "-P", "-m", "workers.reconciler"]),
         ]
+
+    def _workers(self) -> list[ServiceProcess]:
+        """Return a worker for each class, and of the one class that computes on GPUs a worker for each of them."""
+        classes = self._settings.classes
+        on_gpus = [each.name for each in classes if each.device != "cpu"]
+        placements = all_cards(self._settings) if len(on_gpus) == 1 else []
+        parts = []
+        for name in (each.name for each in classes):
+            if len(placements) > 1 and name == on_gpus[0]:
+                parts += host.workers(placements, name)
+                self._env |= {**host.environment(self._settings, len(placements)), **self._env}
+            else:
+                command = [sys.executable, "-P", "-m", "workers.main", "--worker-class", name]
+                parts.append(ServiceProcess(f"worker {name}", command))
+        return parts
 
     @property
     def url(self) -> str:

@@ -19,7 +19,12 @@ from workers.local_run import main, run
 
 
 def carried_out(
-    tmp_path: Path, script: str = "steady", *, spec: dict[str, Any] | None = None, **fields: Any
+    tmp_path: Path,
+    script: str = "steady",
+    *,
+    spec: dict[str, Any] | None = None,
+    hang_seconds: float | None = None,
+    **fields: Any,
 ) -> tuple[bool, list[dict[str, Any]]]:
     body = {
         "source": {"kind": "local", "path": f"/scripts/{script}"},
@@ -28,6 +33,8 @@ def carried_out(
     }
     messages: list[BaseModel] = []
     settings = Settings(home=tmp_path / "home", threads=1)
+    if hang_seconds is not None:
+        settings = settings.model_copy(update={"hang_seconds": hang_seconds})
     job = JobRequest.model_validate_json(json.dumps(body))
     ended = run(job, tmp_path / "output", settings, messages.append, SCRIPTED)
     assert list((tmp_path / "home").rglob("scratch/*")) == []
@@ -86,6 +93,14 @@ def test_a_run_ends_at_its_limit_of_time(tmp_path: Path) -> None:
     ended, messages = carried_out(tmp_path, "endless", limits={"max_run_seconds": 0.5})
     assert not ended
     assert messages[-1]["error"]["class"] == "timeout"
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_run_that_hangs_is_ended_and_says_where(tmp_path: Path) -> None:
+    ended, messages = carried_out(tmp_path, "hangs", hang_seconds=1.5)
+    assert not ended
+    error = messages[-1]["error"]
+    assert error["class"] == "worker_lost"
     assert not (tmp_path / "output").exists()
 
 

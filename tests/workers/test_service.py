@@ -14,8 +14,12 @@ import httpx
 import psutil
 import pytest
 
+from app.settings import Settings
 from tests.fixtures.suite.patience import Patience, outlive
+from tests.fixtures.workers.cards import GIB, Cards
+from workers.processes import machine
 from workers.processes.process import ROOT
+from workers.service import Service
 
 
 @pytest.fixture
@@ -109,3 +113,40 @@ def test_a_worker_of_a_class_that_gets_no_jobs_does_not_start(tmp_path: Path) ->
     )
     assert done.returncode == 1
     assert "no job is ever sent to the worker class default: ESPALIER_WORKER_CLASSES names cpu, gpu" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("classes", "gpus", "environment"),
+    [
+        ("default", ["GPU-00000000", "GPU-00000001"], str(45 * GIB)),
+        # A class of CPUs beside it keeps its one worker, and leaves the GPUs alone.
+        ("cpu=16e9,gpu=80e9", ["GPU-00000000", "GPU-00000001"], str(45 * GIB)),
+        # Which class a GPU belongs to nobody says: each takes the first, as it did.
+        ("small=16e9,large=80e9", [], None),
+        ("cpu=16e9", [], None),
+    ],
+)
+def test_a_service_computes_on_every_gpu_of_the_machine(
+    classes: str,
+    gpus: list[str],
+    environment: str | None,
+    nvidia_smi: Cards,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nvidia_smi.are(80, 80)
+    monkeypatch.setattr(machine, "host_memory_bytes", lambda: 100 * GIB)
+    settings = Settings(home=tmp_path, port=0, device="auto", worker_classes=classes)
+    service = Service(settings)
+    workers = [part.command for part in service.parts if "workers.main" in part.command]
+    assert [command[command.index("--gpus") + 1] for command in workers if "--gpus" in command] == gpus
+    assert len([command for command in workers if "--gpus" not in command]) == len(settings.classes) - bool(gpus)
+    assert service._env.get("ESPALIER_CHILD_MEMORY_BYTES") == environment
+
+
+def test_a_machine_of_one_gpu_or_of_unequal_ones_has_one_worker(nvidia_smi: Cards, tmp_path: Path) -> None:
+    for sizes in ((80,), (80, 24)):
+        nvidia_smi.are(*sizes)
+        service = Service(Settings(home=tmp_path, port=0, device="auto"))
+        (worker,) = (part.command for part in service.parts if "workers.main" in part.command)
+        assert "--gpus" not in worker

@@ -75,6 +75,20 @@ class Placement:
             os.sched_setaffinity(0, self.cpus)
 
 
+def all_cards(settings: Settings) -> list[Placement]:
+    """Return a placement for each card of the machine; none where there is no card, or none that is to be used.
+
+    Cards of unequal memory need a worker class each: that is said, and nothing is placed.
+    """
+    if settings.device == "cpu":
+        return []
+    try:
+        return wanted("auto", settings)
+    except NoCard as refusal:
+        log.info("workers take the first GPU, or the CPU", reason=str(refusal))
+        return []
+
+
 def wanted(gpus: str, settings: Settings) -> list[Placement]:
     """Return a placement for each card of `--gpus`: `auto` for all, a number of them, or UUIDs; raises NoCard."""
     if settings.device == "cpu":

@@ -72,7 +72,7 @@ def supervise(
     """
     result: Outcome | Failed | None = None
     holder.guard(child)
-    watchdog = _Watchdog(child, watch)
+    watchdog = Watchdog(child, watch)
     try:
         while not child.finished:
             messages = child.pipe.take(wait_seconds=TICK_SECONDS)
@@ -128,7 +128,7 @@ def _route(
     return None
 
 
-class _Watchdog:
+class Watchdog:
     """Detects a child that hangs: it reports no step, and its CPU time, where that counts, stands still."""
 
     def __init__(self, child: Child, watch: Watch) -> None:
@@ -136,6 +136,7 @@ class _Watchdog:
         self._moved, self._cpu = time.monotonic(), child.cpu_seconds
 
     def hangs(self, messages: Sequence[AnyMessage]) -> bool:
+        """Tell whether it hangs, by what it has said since the last call."""
         # Lines of a log are no steps: a collective that hangs complains of it.
         moved = any(not isinstance(message, Log) for message in messages)
         cpu = self._cpu if self._watch.on_gpu else self._child.cpu_seconds

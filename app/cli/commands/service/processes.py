@@ -18,7 +18,7 @@ def serve(
         int | None, typer.Option(min=0, max=65535, help="Port of the API, as ESPALIER_PORT; 0 takes a free one.")
     ] = None,
 ) -> None:
-    """Run the API, one worker and the reconciler; state lies in ESPALIER_HOME."""
+    """Run the API, a worker for each GPU or one for the CPU, and the reconciler; state lies in ESPALIER_HOME."""
     want_torch()
     if port is not None:
         os.environ["ESPALIER_PORT"] = str(port)
