@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from espalier.methods.base import Method
 from espalier.methods.lazy_torch import torch
+from espalier.methods.statistics.gram import add_products
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
 UnitKind = Literal["neurons", "kv_groups"]
 """Units of a block's halves: of the feed-forward net, of attention."""
@@ -61,7 +62,7 @@ class BlockCriterion(Method):
 
 @dataclass
 class Moments:
-    """Moments of the input of one linear layer over the calibration text."""
+    """Moments of the input of one linear layer over the calibration text, where its inputs are."""
 
     sum_I: Tensor
     squares_I: Tensor
@@ -70,19 +71,19 @@ class Moments:
     tokens: int = 0
 
     @classmethod
-    def of(cls, width: int, *, gram: bool) -> Moments:
+    def of(cls, width: int, *, gram: bool, device: device | str = "cpu") -> Moments:
         """Begin with nothing seen."""
-        zeros = torch.zeros(width, dtype=torch.float64)
-        return cls(zeros, zeros.clone(), torch.zeros(width, width) if gram else None)
+        zeros = torch.zeros(width, dtype=torch.float64, device=device)
+        return cls(zeros, zeros.clone(), torch.zeros(width, width, device=device) if gram else None)
 
     def add(self, input_TI: Tensor) -> None:
         """Count tokens; sums are float64."""
-        wide = input_TI.cpu().float()
-        self.sum_I += wide.double().sum(dim=0)
-        self.squares_I += wide.double().square().sum(dim=0)
+        local_TI = input_TI.to(self.sum_I.device)
+        self.sum_I += local_TI.double().sum(dim=0)
+        self.squares_I += local_TI.double().square().sum(dim=0)
         if self.gram_II is not None:
-            self.gram_II.addmm_(wide.T, wide)
-        self.tokens += len(wide)
+            add_products(self.gram_II, local_TI)
+        self.tokens += len(local_TI)
 
     @property
     def mean(self) -> Tensor:

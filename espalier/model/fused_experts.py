@@ -43,9 +43,8 @@ class SeparateExperts(nn.ModuleList):
         """Send every token to its chosen experts and add up their outputs, each by its routing weight."""
         total_TI = torch.zeros_like(x_TI)
         # One sort for all experts, and one number of each that the host waits for; of equal experts the order stays.
-        flat_KT = chosen_TK.T.reshape(-1)
-        ordered = flat_KT.sort(stable=True).indices
-        counts = flat_KT.bincount(minlength=len(self)).tolist()
+        ordered = sent_order(chosen_TK)
+        counts = chosen_TK.reshape(-1).bincount(minlength=len(self)).tolist()
         for index, chosen in enumerate(torch.split(ordered, counts)):
             if len(chosen):
                 place, token = chosen // len(x_TI), chosen % len(x_TI)
@@ -53,6 +52,11 @@ class SeparateExperts(nn.ModuleList):
                 with unique_result(total_TI.device):  # a token comes to an expert once
                     total_TI.index_add_(0, token, made.to(total_TI.dtype))
         return total_TI
+
+
+def sent_order(chosen_TK: torch.Tensor) -> torch.Tensor:
+    """Return the places in `chosen_TK.T.reshape(-1)` in the order in which they are sent, expert by expert."""
+    return chosen_TK.T.reshape(-1).sort(stable=True).indices
 
 
 def split_experts(model: nn.Module) -> None:

@@ -122,7 +122,7 @@ class Replacement:
             first = next(stream.batches)
             writer = last_writer(module, lambda x: stream.output(module, _with(first, x)), first.hidden_BTD)
             writer_module = module.get_submodule(writer.module)
-            normal = Normal.of(first.hidden_BTD.shape[-1])
+            normal = Normal.of(first.hidden_BTD.shape[-1], device=session.device)
             for batch, target in zip(stream.batches, wanted.batches, strict=True):
                 outputs: list[torch.Tensor] = []
                 with outputs_of(writer_module, appending_copies(outputs)):
@@ -141,13 +141,12 @@ class Replacement:
         return changed
 
     def _merged(self, matrix: Matrix, bias: str | None, map_DD: torch.Tensor) -> dict[str, torch.Tensor]:
-        weights = self.session.weights
-        weight_OI, bias_O = merged(
-            matrix.view(weights.get(matrix.tensor)), None if bias is None else weights.get(bias), map_DD
-        )
-        changed = {matrix.tensor: matrix.view(weight_OI).to(weights.dtype(matrix.tensor))}
+        weights, device = self.session.weights, map_DD.device
+        stored_OI = matrix.view(weights.get(matrix.tensor)).to(device)
+        weight_OI, bias_O = merged(stored_OI, None if bias is None else weights.get(bias).to(device), map_DD)
+        changed = {matrix.tensor: matrix.view(weight_OI).to(weights.dtype(matrix.tensor)).cpu()}
         if bias is not None and bias_O is not None:
-            changed[bias] = bias_O.to(weights.dtype(bias))
+            changed[bias] = bias_O.to(weights.dtype(bias)).cpu()
         return changed
 
 

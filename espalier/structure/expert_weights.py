@@ -12,7 +12,7 @@ from torch import nn
 
 from espalier.errors import UnsupportedArchitectureError
 from espalier.methods.structured import Routing
-from espalier.model.fused_experts import SeparateExperts
+from espalier.model.fused_experts import SeparateExperts, sent_order
 from espalier.model.layout import Block
 from espalier.model.weights import Weights
 
@@ -53,32 +53,31 @@ def find_mixture(block: Block, module: nn.Module, weights: Weights) -> Mixture |
 
 @contextmanager
 def routing(module: nn.Module, mixture: Mixture, width: int) -> Iterator[Routing]:
-    """Watch the experts of a block while it runs."""
+    """Watch the experts of a block while it runs; the statistics lie where the experts are."""
     experts = module.get_submodule(mixture.local)
-    zeros = torch.zeros(mixture.count, dtype=torch.float64)
-    statistics = Routing(
-        zeros.long(), zeros.clone(), torch.zeros(mixture.count, width, dtype=torch.float64), zeros.clone()
-    )
-    routed: list[torch.Tensor] = []
+    assert isinstance(experts, SeparateExperts)
+    zeros = torch.zeros(mixture.count, dtype=torch.float64, device=next(experts.parameters()).device)
+    statistics = Routing(zeros.long(), zeros.clone(), zeros[:, None].expand(-1, width).clone(), zeros.clone())
+    unseen: list[torch.Tensor] = []
+    """The gate weights of a batch that are still to be met, in the order in which the tokens are sent."""
 
     def route(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        routed[:] = args[1:3]
+        chosen_TK, share_TK = args[1:3]
+        unseen[:] = [share_TK.T.reshape(-1)[sent_order(chosen_TK)]]
 
     def watch(index: int) -> object:
         def hook(_module: nn.Module, _args: object, output_TD: torch.Tensor) -> None:
-            chosen_TK, share_TK = routed
-            place, token = torch.where(chosen_TK.T.eq(index))  # the order in which the tokens were sent
-            output = output_TD.cpu().double()
+            share_T, unseen[0] = unseen[0][: len(output_TD)], unseen[0][len(output_TD) :]
+            output = output_TD.double()
             norm_T = output.norm(dim=1)
             statistics.tokens_E[index] += len(output)
-            statistics.weighed_E[index] += (share_TK[token, place].cpu().double() * norm_T).sum()
+            statistics.weighed_E[index] += (share_T.double() * norm_T).sum()
             statistics.sum_ED[index] += output.sum(dim=0)
             statistics.squares_E[index] += norm_T.square().sum()
 
         return hook
 
     handles = [experts.register_forward_pre_hook(route)]
-    assert isinstance(experts, SeparateExperts)
     for index, expert in enumerate(experts):
         handles.append(expert.register_forward_hook(watch(index)))  # type: ignore[arg-type]
     try:

@@ -11,6 +11,7 @@ from espalier.recipe.steps.structure import ExpertStep
 from espalier.session import Session
 from espalier.session.reporter import PhaseRun
 from espalier.stream.hidden_states import HiddenStates
+from espalier.stream.readout import to_host
 from espalier.structure.expert_weights import Mixture, find_mixture, routing
 
 FEW_TOKENS = 32
@@ -32,6 +33,7 @@ def choose(session: Session, step: ExpertStep, phase: PhaseRun) -> dict[int, tup
             kept = _kept(session, step, mixture)
             with routing(module, mixture, next(stream.batches).hidden_BTD.shape[-1]) as routed:
                 stream.advance(module)
+        routed = Routing(*to_host([routed.tokens_E, routed.weighed_E, routed.sum_ED, routed.squares_E]))
         rare += _undersampled(block, routed)
         chosen[block.index] = (mixture, step.choose(routed, kept=kept))
         phase.progress(block.index + 1)

@@ -34,21 +34,21 @@ class Normal:
     tokens: int = 0
 
     @classmethod
-    def of(cls, width: int) -> Normal:
+    def of(cls, width: int, *, device: torch.device | str = "cpu") -> Normal:
         """Begin with nothing seen."""
-        zeros = torch.zeros(width, width, dtype=torch.float64)
+        zeros = torch.zeros(width, width, dtype=torch.float64, device=device)
         return cls(zeros, zeros.clone())
 
     def add(self, added_TD: torch.Tensor, wanted_TD: torch.Tensor) -> None:
         """Count tokens: what the matrix adds, and what it should add."""
-        added, wanted = added_TD.cpu().double(), wanted_TD.cpu().double()
+        added, wanted = added_TD.double(), wanted_TD.double()
         self.gram_DD.addmm_(added.T, added)
         self.lack_DD.addmm_(added.T, wanted - added)
         self.tokens += len(added)
 
     def solve(self, *, ridge: float = RIDGE) -> torch.Tensor:
         """Solve for M (D, D), the ridge regression from the matrix's present output to the wanted one."""
-        eye = torch.eye(len(self.gram_DD), dtype=torch.float64)
+        eye = torch.eye(len(self.gram_DD), dtype=torch.float64, device=self.gram_DD.device)
         pull = ridge * self.gram_DD.diagonal().mean()
         if not float(pull) > 0:
             return eye  # nothing is added: there is nothing to transform

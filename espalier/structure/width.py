@@ -13,13 +13,20 @@ from torch import nn
 from espalier.errors import TargetsError
 from espalier.methods.optimal_brain_surgeon import refit
 from espalier.methods.structured import Moments, UnitEvidence, WidthUpdate
+from espalier.methods.unique_results import unique_result
 from espalier.model.layout import Block, Matrix
+from espalier.model.numerics import CPU, free_bytes
 from espalier.recipe.steps.structure import WidthStep
 from espalier.session import Session
 from espalier.session.reporter import PhaseRun
 from espalier.stream.hidden_states import HiddenStates
 from espalier.structure.linear_replacement import outputs_of
 from espalier.structure.units import Units, find_units
+
+GRAM_BYTES = 4 + 5 * 8
+"""Of a Gram matrix's number: itself, and in float64 it, its inverse, work space, and what is subtracted in a round."""
+FRACTION = 0.8
+"""Of the free memory of the device, for that."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Narrowing:
         kept_count = self.step.pattern.kept(units.count, sparsity=self.step.sparsity)
         with session.streamed.block(block.index, session.weights) as module:
             moments = self._watch(module, units)
-        weight_OI = units.consumer.view(session.weights.get(units.consumer.tensor)).float()
+        weight_OI = self._on(moments, units.consumer).float()
         kept = self._choose(units, weight_OI, moments, kept_count)
         update = self._update(block, units)
         tensors, bias_O = self._changed(block, units, weight_OI, moments, kept, update)
@@ -81,7 +88,8 @@ class Narrowing:
             return find_units(self.step.pattern.kind, block, module, run, probe, streamed.family)
 
     def _watch(self, module: nn.Module, units: Units) -> Moments:
-        moments = Moments.of(units.consumer.shape[1], gram=self.step.reads_gram or self._refits)
+        width, gram = units.consumer.shape[1], self.step.reads_gram or self._refits
+        moments = Moments.of(width, gram=gram, device=self._device(width, gram=gram))
 
         def see(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             moments.add(args[0].flatten(end_dim=-2))
@@ -94,6 +102,15 @@ class Narrowing:
             handle.remove()
         return moments
 
+    def _device(self, width: int, *, gram: bool) -> torch.device:
+        """Where a block is judged: on the device, if what is made of its Gram matrix fits there."""
+        needed = GRAM_BYTES * width**2 if gram else 0
+        return self.session.device if needed <= FRACTION * free_bytes(self.session.device) else CPU
+
+    def _on(self, moments: Moments, matrix: Matrix) -> torch.Tensor:
+        """The weights of a matrix (O, I) as they are stored, where the moments are."""
+        return matrix.view(self.session.weights.get(matrix.tensor)).to(moments.sum_I.device)
+
     @property
     def _refits(self) -> bool:
         return (self.step.update or self.step.own_update) == "least_squares"
@@ -101,17 +118,11 @@ class Narrowing:
     def _choose(self, units: Units, weight_OI: torch.Tensor, moments: Moments, count: int) -> torch.Tensor:
         if count == units.count:
             return torch.arange(count)
-        weights = self.session.weights
         producers = [
-            rows.matrix.view(weights.get(rows.matrix.tensor))
-            .double()
-            .square()
-            .sum(dim=1)
-            .view(-1, rows.size)
-            .sum(dim=1)
+            self._on(moments, rows.matrix).double().square().sum(dim=1).view(-1, rows.size).sum(dim=1)
             for rows in units.producers
         ]
-        return self.step.choose(UnitEvidence(weight_OI, producers, moments, units.size), kept=count)
+        return self.step.choose(UnitEvidence(weight_OI, producers, moments, units.size), kept=count).cpu()
 
     def _update(self, block: Block, units: Units) -> WidthUpdate:
         update = self.step.update or self.step.own_update
@@ -140,17 +151,20 @@ class Narrowing:
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
         if len(kept) == units.count:
             return {}, None
-        columns = units.columns(kept)
-        stay = torch.zeros(weight_OI.shape[1], dtype=torch.bool)
-        stay[columns] = True
+        columns = units.columns(kept).to(weight_OI.device)
+        stay = torch.zeros(weight_OI.shape[1], dtype=torch.bool, device=weight_OI.device)
+        with unique_result(stay.device):
+            stay[columns] = True
         narrow_OI = weight_OI.masked_fill(~stay, 0.0)
         if update == "least_squares":
             assert moments.gram_II is not None
-            narrow_OI[:, columns] = refit(weight_OI, moments.gram_II, columns).float()
+            refitted_OK = refit(weight_OI, moments.gram_II, columns).float()
+            with unique_result(stay.device):
+                narrow_OI[:, columns] = refitted_OK
         changed = self._stored(units.consumer, narrow_OI)
         if update != "bias_mean":
             return changed, None
-        mean_O = (weight_OI.double()[:, ~stay] @ moments.mean[~stay]).float()
+        mean_O = (weight_OI.double()[:, ~stay] @ moments.mean[~stay]).float().cpu()
         bias = block.tensors.get(f"{units.consumer.local}.bias")
         if bias is None:
             return changed, mean_O
@@ -158,4 +172,4 @@ class Narrowing:
         return changed | {bias: (weights.get(bias).float() + mean_O).to(weights.dtype(bias))}, None
 
     def _stored(self, matrix: Matrix, weight_OI: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {matrix.tensor: matrix.view(weight_OI).to(self.session.weights.dtype(matrix.tensor))}
+        return {matrix.tensor: matrix.view(weight_OI).to(self.session.weights.dtype(matrix.tensor)).cpu()}

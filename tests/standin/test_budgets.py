@@ -59,7 +59,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunJob:
     texts = write_texts(tmp_path_factory.mktemp("texts"))
     known: dict[str, Run] = {}
 
-    def run(prune: dict[str, Any], **fields: Any) -> Run:
+    def run(prune: Any, **fields: Any) -> Run:
         key = repr((prune, sorted(fields.items())))
         if key not in known:
             known[key] = _run(tmp_path_factory.mktemp("job"), texts, prune, **fields)
@@ -82,7 +82,7 @@ def run_anew(tmp_path_factory: pytest.TempPathFactory) -> RunJob:
 def _run(
     folder: Path,
     texts: Path,
-    prune: dict[str, Any],
+    prune: Any,
     *,
     samples: int = 4,
     more: dict[str, Any] | None = None,
@@ -141,6 +141,20 @@ def test_a_mixture_waits_no_longer_for_more_experts(run: RunJob) -> None:
     for phase in ("baseline", "evaluating"):
         assert _waits(many, phase) == _waits(few, phase), phase
     assert _waits(many) == _waits(few)
+
+
+@pytest.mark.parametrize("method", ["flap", "structured_obs"])
+def test_a_narrowing_sends_no_input_to_the_host(method: str, run: RunJob) -> None:
+    step = [{"method": method, "sparsity": 0.25, "pattern": {"kind": "neurons"}}]
+    few, many = (run(step, samples=count).phases["pruning"] for count in (NUM_SHARDS, 2 * NUM_SHARDS))
+    assert many.to_host == few.to_host
+    assert many.waits == few.waits
+
+
+def test_experts_are_judged_without_a_wait_for_each(run: RunJob) -> None:
+    step = [{"method": "reap", "sparsity": 0.5, "pattern": {"kind": "experts"}}]
+    few, many = (_waits(run(step, family="mixtral", num_local_experts=count)) for count in (4, 8))
+    assert many == few
 
 
 def test_a_training_waits_for_its_steps_alone(run: RunJob) -> None:
@@ -238,3 +252,12 @@ def test_a_planted_mix_of_devices_is_seen(run_anew: RunJob, monkeypatch: pytest.
     monkeypatch.setattr(masks, "apply", lambda weight_OI, mask_OI: apply(weight_OI, mask_OI.cpu()))
     with pytest.raises(RuntimeError, match="same device"):
         run_anew(WANDA)
+
+
+def test_a_full_card_leaves_a_gram_matrix_to_the_host(
+    run: RunJob, run_anew: RunJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = [{"method": "structured_obs", "sparsity": 0.25, "pattern": {"kind": "neurons"}}]
+    roomy = run(step, samples=NUM_SHARDS).phases["pruning"]
+    monkeypatch.setattr("espalier.structure.width.free_bytes", lambda _: 0)
+    assert run_anew(step, samples=NUM_SHARDS).phases["pruning"].to_host > roomy.to_host

@@ -24,13 +24,7 @@ class Gram(InputStatistic):
 
     def add(self, input_TI: Tensor) -> None:
         """Add the products of a batch."""
-        if input_TI.device.type != "cpu" and input_TI.dtype in {torch.bfloat16, torch.float16}:
-            # Tensor cores multiply them exactly and add in float32: only the order of the sum is another one.
-            product_II = torch.mm(input_TI.T, input_TI, out_dtype=torch.float32)
-            self.total = product_II if self.total is None else self.total.add_(product_II)
-            return
-        wide_TI = input_TI.float()
-        self.total = wide_TI.T @ wide_TI if self.total is None else self.total.addmm_(wide_TI.T, wide_TI)
+        self.total = add_products(self.total, input_TI)
 
     def value(self, *, routed: bool) -> Tensor:
         """Return the matrix."""
@@ -39,3 +33,13 @@ class Gram(InputStatistic):
             return self.total
         squares_I = self.total.diagonal()
         return self.total + torch.diag(with_unseen(squares_I) - squares_I)
+
+
+def add_products(total_II: Tensor | None, input_TI: Tensor) -> Tensor:
+    """Add X^T X to a float32 sum, in place, or begin one; return it."""
+    if input_TI.device.type != "cpu" and input_TI.dtype in {torch.bfloat16, torch.float16}:
+        # Tensor cores multiply them exactly and add in float32: only the order of the sum is another one.
+        product_II = torch.mm(input_TI.T, input_TI, out_dtype=torch.float32)
+        return product_II if total_II is None else total_II.add_(product_II)
+    wide_TI = input_TI.float()
+    return wide_TI.T @ wide_TI if total_II is None else total_II.addmm_(wide_TI.T, wide_TI)

@@ -10,6 +10,9 @@ import torch
 from espalier.methods.optimal_brain_surgeon import DAMPING, refit, remove_groups
 from espalier.methods.structured import Moments, UnitEvidence, UnitScore
 from espalier.recipe.steps.structure import UNIT_CRITERIA
+from tests.standin.backend import watching
+from tests.standin.card import CARD
+from tests.standin.tensors import DEVICE
 
 
 def problem(*, inputs: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -107,3 +110,23 @@ def test_scores_are_their_formulas() -> None:
         criterion = UNIT_CRITERIA[name]()
         assert isinstance(criterion, UnitScore)
         torch.testing.assert_close(criterion.score(evidence), torch.tensor(formula, dtype=torch.float64), msg=name)
+
+
+@pytest.mark.parametrize("group", [1, 3])
+def test_a_card_removes_and_refits_as_a_cpu(group: int) -> None:
+    weight_OI, input_TI, gram_II = problem()
+    expected = remove_groups(weight_OI, gram_II, group=group, count=2)
+    moments = Moments.of(12, gram=True)
+    moments.add(input_TI)
+    with watching():
+        ours = weight_OI.to(DEVICE), gram_II.to(DEVICE)
+        with CARD.account() as books:
+            removal = remove_groups(*ours, group=group, count=2)
+        assert books.to_host <= expected.kept.nbytes, "numbers alone come to the host"
+        assert torch.equal(removal.kept.cpu(), expected.kept)
+        assert removal.cost == expected.cost
+        refitted = refit(*ours, removal.kept)
+        assert torch.equal(refitted.cpu(), refit(weight_OI, gram_II, expected.kept))
+        there = Moments.of(12, gram=True, device=DEVICE)
+        there.add(input_TI.to(DEVICE))
+        assert torch.equal(there.variance.cpu(), moments.variance)
