@@ -2,7 +2,7 @@
 
 from espalier.memory.constants import Device
 from espalier.memory.decision import Decision, decide, usable_bytes
-from espalier.memory.estimate import MemoryEstimate, estimate, itemsize_of
+from espalier.memory.estimate import MemoryEstimate, estimate, itemsize_of, stored_itemsize
 from espalier.memory.needs import Need
 from espalier.memory.shapes import BlockShape, MapShape, ModelShape
 
@@ -17,5 +17,6 @@ __all__ = [
     "decide",
     "estimate",
     "itemsize_of",
+    "stored_itemsize",
     "usable_bytes",
 ]

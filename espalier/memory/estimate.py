@@ -28,6 +28,11 @@ def itemsize_of(compute_dtype: str, *, device: Device) -> int:
     return 2 if compute_dtype == "bfloat16" or (compute_dtype == "auto" and device == "cuda") else FLOAT_BYTES
 
 
+def stored_itemsize(spec: CompressionSpec, dtype: str) -> int:
+    """Return the bytes of a number as it is written, for a model whose files hold `dtype`."""
+    return FLOAT_BYTES if (spec.output.dtype or dtype) == "float32" else 2
+
+
 @dataclass(frozen=True)
 class MemoryEstimate:
     """Bytes that the parts of a job take, computed from shapes."""
@@ -196,14 +201,16 @@ def estimate(
     *,
     device: Device,
     itemsize: int,
+    stored: int,
     text_bytes: int,
     process: int = LIBRARIES_BYTES,
     ranks: int = 1,
 ) -> MemoryEstimate:
     """Estimate the parts of a job's memory.
 
-    `itemsize`: of the compute dtype; `text_bytes`: of the largest text; `process`: what the libraries take; `ranks`:
-    that compute the job, of which a retraining shares its model: the parts are of one of them.
+    `itemsize`: of the compute dtype; `stored`: of the dtype that is written; `text_bytes`: of the largest text;
+    `process`: what the libraries take; `ranks`: that compute the job, of which a retraining shares its model: the parts
+    are of one of them.
     """
     length = spec.calibration.sequence_length or shape.default_length
     tokens = spec.calibration.samples * length
@@ -211,19 +218,18 @@ def estimate(
     scored = [item.sequence_length or shape.default_length for item in spec.evaluate.perplexity]
     hidden_states = tokens * shape.width * itemsize
     retrain = spec.retrain
-    blocks = [
-        pruning.block_bytes(block, gram=gram, tokens=tokens, length=length, itemsize=itemsize) for block in shape.kinds
-    ]
-    samples = [pruning.sample_bytes(block, gram=gram, tokens=tokens, itemsize=itemsize) for block in shape.kinds]
-    if device == "cuda":
-        blocks, samples = [block + sample for block, sample in zip(blocks, samples, strict=True)], []
+    blocks, samples = _blocks(
+        shape, gram=gram, tokens=tokens, length=length, itemsize=itemsize, stored=stored, on=device
+    )
     return MemoryEstimate(
         process=process,
         text=tokenising_bytes(text_bytes),
         outer=shape.outer * itemsize,
-        block=max(blocks, default=0),
-        samples=max(samples, default=0),
-        overlapping=max((pruning.overlapping_bytes(block, device=device) for block in shape.kinds), default=0),
+        block=blocks,
+        samples=samples,
+        overlapping=max(
+            (pruning.overlapping_bytes(block, stored=stored, device=device) for block in shape.kinds), default=0
+        ),
         hidden_states=hidden_states,
         model=shape.parameters * itemsize,
         scoring=max((logits_bytes(each, shape.vocabulary, itemsize=itemsize) for each in scored), default=0),
@@ -235,6 +241,21 @@ def estimate(
         else (),
         checkpoint=training.checkpoint_bytes(retrain, shape, ranks=ranks) if retrain else 0,
     )
+
+
+def _blocks(
+    shape: ModelShape, *, gram: bool, tokens: int, length: int, itemsize: int, stored: int, on: Device
+) -> tuple[int, int]:
+    """Return what the largest block takes, and the inputs that errors are measured on where they are counted apart."""
+    sizes, samples = [0], [0]
+    for block in shape.kinds:
+        size = pruning.block_bytes(
+            block, gram=gram, tokens=tokens, length=length, itemsize=itemsize, stored=stored, device=on
+        )
+        sample = pruning.sample_bytes(block, gram=gram, tokens=tokens, itemsize=itemsize)
+        sizes.append(size + sample * (on == "cuda"))
+        samples.append(sample * (on == "cpu"))
+    return max(sizes), max(samples)
 
 
 def _window(shape: ModelShape, reconstruct: Reconstruct, tokens: int, length: int, itemsize: int) -> tuple[int, int]:

@@ -10,10 +10,8 @@ from espalier.memory.shapes import BlockShape
 
 ERROR_TOKENS: Final = 4096
 """Calibration tokens that the error of a mask is measured on: two small products, against forwards over all of them."""
-PRUNED_BYTES: Final = 3
-"""Of a weight of a block that is pruned: its new value as it is written (two bytes), and its mask."""
-STORED_BYTES: Final = 2
-"""Of a weight as its file holds it, mostly."""
+MASK_BYTES: Final = 1
+"""Of a weight of a block that is pruned: whether it is kept."""
 WORK_BYTES: Final = 32
 """Of a weight of the matrix in work: scores, their selection, a mask and two float32 copies."""
 ERROR_BYTES: Final = FLOAT_BYTES + 2 * 8
@@ -29,10 +27,13 @@ What matrices that read the same input share counts among them: it is kept until
 """
 
 
-def block_bytes(block: BlockShape, *, gram: bool, tokens: int, length: int, itemsize: int) -> int:
+def block_bytes(
+    block: BlockShape, *, gram: bool, tokens: int, length: int, itemsize: int, stored: int, device: Device
+) -> int:
     """Return what one block takes where it is computed: weights, statistics, and a batch or the matrix in work.
 
-    `tokens`: of the calibration; `length`: of one window; `itemsize`: of the compute dtype.
+    `tokens`: of the calibration; `length`: of one window; `itemsize`: of the compute dtype; `stored`: of the dtype that
+    is written.
     """
     batch = min(tokens, max(TOKENS_PER_BATCH, length))
     activations = BATCH_COPIES * batch * itemsize * max(each.edges for each in block.maps)
@@ -46,7 +47,17 @@ def block_bytes(block: BlockShape, *, gram: bool, tokens: int, length: int, item
     grams = sum(FLOAT_BYTES * each**2 for each in inputs) if gram else 0
     product = FLOAT_BYTES * max(inputs) ** 2 if gram and itemsize < FLOAT_BYTES else 0  # of a batch of narrow inputs
     walking = grams * partial_sums(tokens // length) + activations + product
-    return block.parameters * (itemsize + PRUNED_BYTES) + max(walking, grams + work)
+    return block.parameters * _weight_bytes(itemsize, stored, device) + max(walking, grams + work)
+
+
+def _weight_bytes(itemsize: int, stored: int, device: Device) -> int:
+    """Return what a weight of a block takes while the block is pruned.
+
+    On a GPU it stays as its file holds it, beside its copy in the compute dtype if that is another one, and later
+    beside its new value and its mask.
+    """
+    made = stored + MASK_BYTES
+    return itemsize + made if device == "cpu" else stored + max(made, itemsize * (itemsize != stored))
 
 
 def partial_sums(windows: int, *, ranks: int = 1) -> int:
@@ -57,9 +68,9 @@ def partial_sums(windows: int, *, ranks: int = 1) -> int:
     return min(windows, NUM_SHARDS // ranks).bit_length() + (ranks > 1 and 1)
 
 
-def overlapping_bytes(block: BlockShape, *, device: Device) -> int:
+def overlapping_bytes(block: BlockShape, *, stored: int, device: Device) -> int:
     """Return what the neighbours of a block take on the host: one that is written, for a GPU one that is read ahead."""
-    return block.parameters * (PRUNED_BYTES + STORED_BYTES * (device == "cuda"))
+    return block.parameters * (stored + MASK_BYTES + stored * (device == "cuda"))
 
 
 def sample_bytes(block: BlockShape, *, gram: bool, tokens: int, itemsize: int) -> int:

@@ -18,6 +18,7 @@ import torch
 from espalier.errors import InsufficientMemoryError
 from espalier.memory import Device, MemoryEstimate, Need, decide, estimate, usable_bytes
 from espalier.model import numerics
+from espalier.model.weights import main_dtype
 from espalier.session.state import Session
 
 _ON_DEVICE, _ON_HOST = "max_device_memory_bytes", "max_host_memory_bytes"
@@ -198,6 +199,7 @@ def measured(session: Session) -> MemoryEstimate:
         session.request.spec,
         device="cuda" if numerics.is_accelerator(session.device) else "cpu",
         itemsize=session.compute_dtype.itemsize,
+        stored=main_dtype(session.weights).itemsize,
         text_bytes=max((Path(path).stat().st_size for path in session.request.datasets.values()), default=0),
         process=psutil.Process().memory_info().rss,
         ranks=session.group.size,

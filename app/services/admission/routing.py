@@ -19,7 +19,7 @@ from app.errors import InvalidRequest
 from app.settings import Settings
 from app.worker_classes import WorkerClass
 from espalier.errors import InsufficientMemoryError, Problem
-from espalier.memory import Decision, Device, Need, decide, estimate, itemsize_of, usable_bytes, work
+from espalier.memory import Decision, Device, Need, decide, estimate, itemsize_of, stored_itemsize, usable_bytes, work
 from espalier.probe import ModelFacts
 from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.steps.dataset import BuiltinDataset, Dataset, LocalDataset, UploadDataset
@@ -111,7 +111,8 @@ def fit(
 ) -> ClassFit:
     """Return how a job fits into a worker class that computes on `device`; its texts are left out."""
     itemsize = itemsize_of(spec.compute_dtype, device=device)
-    needed = estimate(facts.shape, spec, device=device, itemsize=itemsize, text_bytes=0)
+    stored = stored_itemsize(spec, facts.dtype)
+    needed = estimate(facts.shape, spec, device=device, itemsize=itemsize, stored=stored, text_bytes=0)
     budget = budget_of(worker_class, device)
     decision = decide(needed, spec, device=device, budget=budget)
     peak = needed.largest_peak(spec, device=device, by_blocks=decision.by_blocks, micro_batch=decision.micro_batch)
@@ -147,6 +148,7 @@ def require_limit(
         spec,
         device=device,
         itemsize=itemsize_of(spec.compute_dtype, device=device),
+        stored=stored_itemsize(spec, facts.dtype),
         text_bytes=text_bytes(session, spec.datasets.values()),
     )
     needed, what, _ = max(parts.required_on_host(spec, device=device))

@@ -13,7 +13,16 @@ from app.db.queries.queue import workers
 from app.services.admission import routing
 from app.settings import Settings
 from app.worker_classes import class_named
-from espalier.memory import Decision, Device, MemoryEstimate, decide, estimate, itemsize_of, usable_bytes
+from espalier.memory import (
+    Decision,
+    Device,
+    MemoryEstimate,
+    decide,
+    estimate,
+    itemsize_of,
+    stored_itemsize,
+    usable_bytes,
+)
 from espalier.probe import ModelFacts
 from espalier.recipe.spec import CompressionSpec
 
@@ -74,7 +83,8 @@ def outlook(
     budget = min(usable_bytes(memory) if device == "cuda" else memory, limit or float("inf"))
     itemsize = itemsize_of(spec.compute_dtype, device=device)
     size = routing.text_bytes(session, spec.datasets.values())
-    needed = estimate(facts.shape, spec, device=device, itemsize=itemsize, text_bytes=size)
+    stored = stored_itemsize(spec, facts.dtype)
+    needed = estimate(facts.shape, spec, device=device, itemsize=itemsize, stored=stored, text_bytes=size)
     return Outlook(device, needed, budget, decide(needed, spec, device=device, budget=budget))
 
 

@@ -68,7 +68,7 @@ def job(**fields: Any) -> CompressionSpec:
 
 def peak(spec: CompressionSpec, facts: ModelFacts) -> int:
     """What the largest phase takes on a CPU."""
-    needed = estimate(facts.shape, spec, device="cpu", itemsize=4, text_bytes=0)
+    needed = estimate(facts.shape, spec, device="cpu", itemsize=4, stored=2, text_bytes=0)
     return needed.largest_peak(spec, device="cpu")
 
 

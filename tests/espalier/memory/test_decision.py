@@ -32,7 +32,7 @@ def _decide(
     shape: ModelShape, free: int = CARD, *, device: Device = "cuda", halvings: int = 0, ranks: int = 1, **fields: Any
 ) -> tuple[Decision, CompressionSpec]:
     spec = CompressionSpec.model_validate({"prune": {"method": "wanda", "sparsity": 0.5}, **fields})
-    needed = estimate(shape, spec, device=device, itemsize=2, text_bytes=0, ranks=ranks)
+    needed = estimate(shape, spec, device=device, itemsize=2, stored=2, text_bytes=0, ranks=ranks)
     return decide(needed, spec, device=device, budget=usable_bytes(free), halvings=halvings), spec
 
 
@@ -58,7 +58,7 @@ def test_seventy_billion_parameters_go_through_a_card_of_eighty_gigabytes_block_
 ) -> None:
     decision, spec = _decide(LLAMA_70B, **fields)
     assert (decision.by_blocks, decision.micro_batch, decision.lacking) == (True, None, ())
-    needed = estimate(LLAMA_70B, spec, device="cuda", itemsize=2, text_bytes=0)
+    needed = estimate(LLAMA_70B, spec, device="cuda", itemsize=2, stored=2, text_bytes=0)
     assert needed.largest_peak(spec, device="cuda", by_blocks=True) <= usable_bytes(CARD)
     assert needed.largest_peak(spec, device="cuda") > 140 * GB
 
@@ -66,7 +66,7 @@ def test_seventy_billion_parameters_go_through_a_card_of_eighty_gigabytes_block_
 @pytest.mark.parametrize("shape", [LLAMA_8B, LLAMA_70B])
 def test_hidden_states_stay_on_a_card_that_holds_them_beside_the_work(shape: ModelShape) -> None:
     spec = CompressionSpec.model_validate({"prune": {"method": "sparsegpt", "sparsity": 0.5}})
-    needed = estimate(shape, spec, device="cuda", itemsize=2, text_bytes=0)
+    needed = estimate(shape, spec, device="cuda", itemsize=2, stored=2, text_bytes=0)
     beside = needed.walk + needed.hidden_states
     assert beside <= usable_bytes(CARD)
     for budget, there in ((beside, True), (beside - 1, False)):
@@ -77,7 +77,7 @@ def test_hidden_states_stay_on_a_card_that_holds_them_beside_the_work(shape: Mod
 def test_a_model_that_fits_is_held_whole_and_one_that_just_does_not_is_not() -> None:
     assert not _decide(LLAMA_8B)[0].by_blocks
     spec = CompressionSpec.model_validate({"prune": {"method": "wanda", "sparsity": 0.5}})
-    needed = estimate(LLAMA_8B, spec, device="cuda", itemsize=2, text_bytes=0)
+    needed = estimate(LLAMA_8B, spec, device="cuda", itemsize=2, stored=2, text_bytes=0)
     for budget, by_blocks in ((needed.scored, False), (needed.scored - 1, True)):
         assert decide(needed, spec, device="cuda", budget=budget).by_blocks is by_blocks
 
@@ -112,7 +112,7 @@ def test_eight_cards_retrain_seventy_billion_parameters_with_adapters_and_eight_
     perp = {"trainable": ["norms", "mask_lora"], "batch_size": 8, "sequence_length": 2048}
     decision, spec = _decide(LLAMA_70B, ranks=8, retrain=perp)
     assert (decision.by_blocks, decision.micro_batch, decision.lacking) == (True, None, ())
-    needed = estimate(LLAMA_70B, spec, device="cuda", itemsize=2, text_bytes=0, ranks=8)
+    needed = estimate(LLAMA_70B, spec, device="cuda", itemsize=2, stored=2, text_bytes=0, ranks=8)
     # 17.6 GB of weights, 1.1 of masks, 0.5 of factors and moments; gathered, two blocks of 1.7 GB and 4.2 outside them.
     assert needed.training == pytest.approx(26.8 * GB, rel=0.01)
     windows, batch = needed.training_batches[0]

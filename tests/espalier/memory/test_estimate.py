@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from espalier.memory import MemoryEstimate, estimate, itemsize_of
-from espalier.memory.pruning import overlapping_bytes
+from espalier.memory import Device, MemoryEstimate, estimate, itemsize_of, stored_itemsize
+from espalier.memory.pruning import block_bytes, overlapping_bytes
 from espalier.memory.shapes import BlockShape, MapShape
 from espalier.probe import probe
 from espalier.session import Session, limits
@@ -51,7 +51,12 @@ def test_headers_tell_what_the_model_itself_tells(family: str, tied: bool, tmp_p
             counted = limits.measured(Session(job.request(), lambda _: None))
             size = max(Path(path).stat().st_size for path in job.texts.values()) if job.texts else 0
             estimated = estimate(
-                facts.shape, job.spec, device="cpu", itemsize=itemsize_of(dtype, device="cpu"), text_bytes=size
+                facts.shape,
+                job.spec,
+                device="cpu",
+                itemsize=itemsize_of(dtype, device="cpu"),
+                stored=stored_itemsize(job.spec, facts.dtype),
+                text_bytes=size,
             )
             assert replace(counted, process=estimated.process) == estimated, (name, dtype)
 
@@ -135,4 +140,31 @@ def test_blocks_that_are_written_and_read_beside_the_one_at_hand_are_the_hosts(
 def test_a_gpu_has_the_next_block_read_ahead_too() -> None:
     block = BlockShape((MapShape("up", 8, 4),), parameters=40)
     # Behind: two bytes of a weight as it is written and its mask, counted as one. Ahead: two, as it is stored.
-    assert [overlapping_bytes(block, device=device) for device in ("cpu", "cuda")] == [40 * 3, 40 * 5]
+    assert [overlapping_bytes(block, stored=2, device=device) for device in ("cpu", "cuda")] == [40 * 3, 40 * 5]
+
+
+@pytest.mark.parametrize(
+    ("itemsize", "stored", "device", "expected"),
+    [
+        # As stored, which is what computes; the new value; the mask.
+        (2, 2, "cuda", 2 + 2 + 1),
+        # As stored, with the copy in bfloat16 at first and the new value and the mask later.
+        (2, 4, "cuda", 4 + 4 + 1),
+        # Stored in bfloat16, computed in float32: the copy is larger than what comes after it.
+        (4, 2, "cuda", 2 + 4),
+        (4, 4, "cuda", 4 + 4 + 1),
+        # What a CPU computes with is gone when the new value is written, and is counted: its batch was.
+        (4, 2, "cpu", 4 + 2 + 1),
+        (4, 4, "cpu", 4 + 4 + 1),
+    ],
+)
+def test_a_weight_of_a_block_is_counted_as_stored_and_as_computed(
+    itemsize: int, stored: int, device: Device, expected: int
+) -> None:
+    shape = MapShape("up", 8, 4)
+
+    def bytes_of(parameters: int) -> int:
+        block = BlockShape((shape,), parameters=parameters)
+        return block_bytes(block, gram=False, tokens=64, length=8, itemsize=itemsize, stored=stored, device=device)
+
+    assert bytes_of(1000) - bytes_of(0) == 1000 * expected
