@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from tests.fixtures.library.jobs import KilledError, write_topics
 from tests.fixtures.library.recovery import Recovery, assert_zeros_hold, recovery, save_every_step
 from tests.fixtures.library.tiny_models import write_tiny_model
 
+Stored = dict[tuple[str, str], StoredCheckpoint]
 STEPS = 20
 LOSSES, PERPLEXITY = 1e-5, 1e-4
 """Relative distances from the numbers of one rank."""
@@ -49,20 +53,25 @@ class Outcome:
     protocol: dict[str, Any]
     trained: dict[str, int]
     perplexity: float
-    stored: dict[tuple[str, str], StoredCheckpoint]
+    stored: Stored
 
 
-def job(folder: Path, model_dir: Path, kind: str, **spec: Any) -> Recovery:
+def job(folder: Path, model_dir: Path, kind: str, stored: Stored | None = None, **spec: Any) -> Recovery:
+    """A job that goes on from what is stored; ranks make their own, for a recipe does not travel pickled."""
     text = folder.parent / "train.txt"
     if not text.exists():
         write_topics(text, 8)
     settings = {"steps": STEPS, "batch_size": 5, "rank": 4, "alpha": 8, "learning_rate": 0.005, **KINDS[kind]}
     evaluate = {"perplexity": [{"sequence_length": 32, "max_windows": 8}], "after_each_phase": True}
-    return recovery(folder, model_dir, text, retrain=settings, evaluate=evaluate, **spec)
+    run = recovery(folder, model_dir, text, retrain=settings, evaluate=evaluate, **spec)
+    run.stored = stored or {}
+    return run
 
 
-def outcome(run: Recovery, group: RankGroup) -> Outcome:
-    with deterministic(1):
+def outcome(make: Callable[[], Recovery], group: RankGroup) -> Outcome:
+    run = make()
+    with deterministic(1), warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # also in a process that pytest has not set up
         session = run.recover(group=group)
         if "lora" not in session.request.spec.retrain.trainable:  # type: ignore[union-attr]
             assert_zeros_hold(session.weights, session)
@@ -75,6 +84,16 @@ def outcome(run: Recovery, group: RankGroup) -> Outcome:
         perplexity=perplexity,
         stored=run.stored,
     )
+
+
+def alone(*args: Any, **spec: Any) -> Outcome:
+    """What one process says of a job."""
+    return outcome(partial(job, *args, **spec), RankGroup.alone())
+
+
+def ranks_of(size: int, *args: Any, **spec: Any) -> list[Outcome]:
+    """What the ranks say of a job."""
+    return run_ranks(size, partial(outcome, partial(job, *args, **spec)), clean=True)
 
 
 def assert_same(one: Outcome, several: Outcome, *, first: int = 0) -> None:
@@ -102,10 +121,10 @@ def assert_same(one: Outcome, several: Outcome, *, first: int = 0) -> None:
 )
 def test_a_job_on_ranks_ends_as_on_one(kind: str, family: str, ranks: int, tmp_path: Path) -> None:
     model_dir = write_tiny_model(tmp_path / "model", family)
-    one = outcome(job(tmp_path / "one", model_dir, kind), RankGroup.alone())
+    one = alone(tmp_path / "one", model_dir, kind)
     assert len(one.losses) == STEPS
     assert one.losses[-1] < one.losses[0]
-    several, *others = run_ranks(ranks, lambda group: outcome(job(tmp_path / "several", model_dir, kind), group))
+    several, *others = ranks_of(ranks, tmp_path / "several", model_dir, kind)
     assert_same(one, several)
     assert all(other.losses == several.losses for other in others), "every rank decides by the same numbers"
     assert all(not other.stored.keys() & several.stored.keys() for other in others), "rank 0 alone writes"
@@ -115,16 +134,16 @@ def test_a_job_on_ranks_ends_as_on_one(kind: str, family: str, ranks: int, tmp_p
 @pytest.mark.deep
 def test_a_tied_head_is_one_parameter_on_ranks_too(tmp_path: Path) -> None:
     model_dir = write_tiny_model(tmp_path / "model", "opt", tied=True)
-    one = outcome(job(tmp_path / "one", model_dir, "tied"), RankGroup.alone())
-    assert_same(one, run_ranks(2, lambda group: outcome(job(tmp_path / "two", model_dir, "tied"), group))[0])
+    one = alone(tmp_path / "one", model_dir, "tied")
+    assert_same(one, ranks_of(2, tmp_path / "two", model_dir, "tied")[0])
 
 
 @pytest.mark.deep
 def test_in_bfloat16_ranks_differ_by_its_rounding(tmp_path: Path) -> None:
     model_dir = write_tiny_model(tmp_path / "model")
     spec = {"compute_dtype": "bfloat16", "output": {"dtype": "float32"}}
-    one = outcome(job(tmp_path / "one", model_dir, "full", **spec), RankGroup.alone())
-    two = run_ranks(2, lambda group: outcome(job(tmp_path / "two", model_dir, "full", **spec), group))[0]
+    one = alone(tmp_path / "one", model_dir, "full", **spec)
+    two = ranks_of(2, tmp_path / "two", model_dir, "full", **spec)[0]
     assert two.losses == pytest.approx(one.losses, rel=2**-8)
 
 
@@ -159,56 +178,51 @@ def test_no_rank_holds_more_of_a_model_whole_than_a_part(tmp_path: Path, monkeyp
         assert rows == (4 * block + outer) // 2
 
 
-def test_a_rank_that_is_killed_in_a_training_is_a_lost_peer_to_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = job(tmp_path / "two", write_tiny_model(tmp_path / "model"), "perp")
+def killed_at_step_two(folder: Path, model_dir: Path, group: RankGroup) -> None:
+    """Kill the second rank in a training; write down what the first one raises, and from what."""
     backward = Trainer._backward
 
-    def work(group: RankGroup) -> str:
-        def ending(trainer: Trainer, part: int) -> Any:
-            if trainer.step == 2 and not group.leads:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return backward(trainer, part)
+    def ending(trainer: Trainer, part: int) -> Any:
+        if trainer.step == 2 and not group.leads:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return backward(trainer, part)
 
-        monkeypatch.setattr(Trainer, "_backward", ending)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_backward", ending)
         with pytest.raises(PeerLostError) as caught:
-            run.recover(group=group)
-        (tmp_path / "cause").write_text(type(caught.value.__cause__).__name__)
-        return "lost"
+            job(folder, model_dir, "perp").recover(group=group)
+    (folder / "cause").write_text(type(caught.value.__cause__).__name__)
 
+
+def test_a_rank_that_is_killed_in_a_training_is_a_lost_peer_to_the_others(tmp_path: Path) -> None:
+    folder, model_dir = tmp_path / "two", write_tiny_model(tmp_path / "model")
     with pytest.raises(EOFError):
-        run_ranks(2, work)
-    assert (tmp_path / "cause").read_text() == "RuntimeError", "gloo's own, in the midst of a step"
+        run_ranks(2, partial(killed_at_step_two, folder, model_dir), clean=True)
+    assert (folder / "cause").read_text() == "RuntimeError", "gloo's own, in the midst of a step"
+
+
+def stored_at(step: int, folder: Path, model_dir: Path, stored: Stored, group: RankGroup) -> tuple[list[int], Stored]:
+    """Train up to a step, where every rank is stopped, with a state of every step; the steps, and what is stored."""
+    run, advance = job(folder, model_dir, "full", stored), Trainer.advance
+
+    def stopped(trainer: Trainer) -> TrainingPoint:
+        if trainer.step == step:
+            raise KilledError
+        return advance(trainer)
+
+    with deterministic(1), pytest.MonkeyPatch.context() as patch:
+        save_every_step(patch)
+        patch.setattr(Trainer, "advance", stopped)
+        with pytest.raises(KilledError):
+            run.recover(group=group)
+    return [item.step for item in run.metrics("training_loss")], run.stored
 
 
 @pytest.mark.deep
-def test_a_state_of_two_ranks_is_resumed_by_one_and_one_s_by_two(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_every_step(monkeypatch)
-    model_dir = write_tiny_model(tmp_path / "model")
-    one = outcome(job(tmp_path / "one", model_dir, "full"), RankGroup.alone())
-    run = job(tmp_path / "changing", model_dir, "full")
-
-    advance = Trainer.advance
-
-    def until(step: int, group: RankGroup) -> dict[tuple[str, str], StoredCheckpoint]:
-        """Train up to a step, where every rank is stopped."""
-
-        def stopped(trainer: Trainer) -> TrainingPoint:
-            if trainer.step == step:
-                raise KilledError
-            return advance(trainer)
-
-        with deterministic(1), monkeypatch.context() as patch:
-            patch.setattr(Trainer, "advance", stopped)
-            with pytest.raises(KilledError):
-                run.recover(group=group)
-        return run.stored
-
-    run.stored = run_ranks(2, lambda group: until(5, group))[0]
-    run.stored = until(12, RankGroup.alone())
-    assert [item.step for item in run.metrics("training_loss")] == list(range(5, 12))
-    several = run_ranks(2, lambda group: outcome(run, group))[0]
-    assert_same(one, several, first=12)
+def test_a_state_of_two_ranks_is_resumed_by_one_and_one_s_by_two(tmp_path: Path) -> None:
+    model_dir, folder = write_tiny_model(tmp_path / "model"), tmp_path / "changing"
+    one = alone(tmp_path / "one", model_dir, "full")
+    _, stored = run_ranks(2, partial(stored_at, 5, folder, model_dir, {}), clean=True)[0]
+    steps, stored = stored_at(12, folder, model_dir, stored, RankGroup.alone())
+    assert steps == list(range(5, 12))
+    assert_same(one, ranks_of(2, folder, model_dir, "full", stored)[0], first=12)

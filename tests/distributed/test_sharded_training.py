@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ def numbers(tensors: dict[str, torch.Tensor]) -> State:
 
 
 def trained(
-    config: PreTrainedConfig, kind: str, group: RankGroup, plan: TrainingPlan = PLAN, *, length: int = 16
+    config: PreTrainedConfig, kind: str, plan: TrainingPlan, length: int, group: RankGroup
 ) -> tuple[list[float], State]:
     """Train; the loss of every step between two of held-out text, and the state at the end."""
     trainer = sharded_trainer(config, kind, group, text(length=length), plan)
@@ -69,57 +71,59 @@ def assert_same(one: tuple[list[float], State], several: list[tuple[list[float],
     ids=lambda value: getattr(value, "model_type", None),
 )
 def test_ranks_make_the_steps_of_one(config: PreTrainedConfig, kind: str, ranks: int, micro_batch: int | None) -> None:
-    plan = TrainingPlan(**{**vars(PLAN), "micro_batch": micro_batch})
-    one = trained(config, kind, RankGroup.alone())
+    one = trained(config, kind, PLAN, 16, RankGroup.alone())
     assert one[0][-1] < one[0][0] - 0.05
-    assert_same(one, run_ranks(ranks, lambda group: trained(config, kind, group, plan)))
+    plan = replace(PLAN, micro_batch=micro_batch)
+    assert_same(one, run_ranks(ranks, partial(trained, config, kind, plan, 16), clean=True))
 
 
 @pytest.mark.deep
 def test_an_expert_that_no_rank_has_reached_is_left_alone() -> None:
     plan = TrainingPlan(steps=6, batch_size=2, seed=3, rates=RATES, weight_decay=0.1)
-    one = trained(MIXTRAL, "full", RankGroup.alone(), plan, length=3)
+    one = trained(MIXTRAL, "full", plan, 3, RankGroup.alone())
     counts = {float(value) for name, value in one[1].items() if name.startswith("step:")}
     assert len(counts) > 1, "some expert has missed a step"
-    assert_same(one, run_ranks(2, lambda group: trained(MIXTRAL, "full", group, plan, length=3)))
+    assert_same(one, run_ranks(2, partial(trained, MIXTRAL, "full", plan, 3), clean=True))
+
+
+def steps_from(state: State | None, steps: int, group: RankGroup) -> tuple[list[float], State]:
+    """Go on from a state for a few steps; their losses, and the state then."""
+    trainer = sharded_trainer(LLAMA, "full", group, text(), PLAN)
+    best = Best.at_start(trainer.trainables, 9.0)
+    if state is not None:
+        tensors = {name: torch.from_numpy(value) for name, value in state.items()}
+        floats = {name: value if name == "best" else value.float() for name, value in tensors.items()}
+        best = trainer.load(trainer.sharding.rows(floats))
+    losses = [trainer.advance().loss for _ in range(steps)]
+    return losses, numbers(trainer.sharding.whole(trainer.state(best)))
 
 
 @pytest.mark.deep
 def test_a_state_goes_from_two_ranks_to_one_and_back() -> None:
-    def half(group: RankGroup, state: State | None, steps: int) -> tuple[list[float], State]:
-        trainer = sharded_trainer(LLAMA, "full", group, text(), PLAN)
-        best = Best.at_start(trainer.trainables, 9.0)
-        if state is not None:
-            tensors = {
-                name: torch.from_numpy(value) if name == "best" else torch.from_numpy(value).float()
-                for name, value in state.items()
-            }
-            best = trainer.load(trainer.sharding.rows(tensors))
-        losses = [trainer.advance().loss for _ in range(steps)]
-        return losses, numbers(trainer.sharding.whole(trainer.state(best)))
-
-    whole, _ = half(RankGroup.alone(), None, 6)
-    first, state = run_ranks(2, lambda group: half(group, None, 2))[0]
-    second, state = half(RankGroup.alone(), state, 2)
-    third, _ = run_ranks(2, lambda group: half(group, state, 2))[0]
+    whole, _ = steps_from(None, 6, RankGroup.alone())
+    first, state = run_ranks(2, partial(steps_from, None, 2), clean=True)[0]
+    second, state = steps_from(state, 2, RankGroup.alone())
+    third, _ = run_ranks(2, partial(steps_from, state, 2), clean=True)[0]
     assert first + second + third == pytest.approx(whole, rel=LOSSES)
 
 
+def judged_between_restorations(group: RankGroup) -> list[float]:
+    """The loss of a model, of another one, and of the first one again."""
+    sharding = sharded_model(LLAMA, "full", group)
+
+    def judge() -> float:
+        return held_out_loss(sharding.model, text()[:4], batch_size=4, sharding=sharding)
+
+    values = snapshot(sharding.trainables)
+    before = judge()
+    restore(sharding.trainables, [value * 1.5 for value in values])
+    other = judge()
+    restore(sharding.trainables, values)
+    return [before, other, judge()]
+
+
 def test_what_is_restored_is_what_the_next_pass_computes_with() -> None:
-    def work(group: RankGroup) -> list[float]:
-        sharding = sharded_model(LLAMA, "full", group)
-
-        def judge() -> float:
-            return held_out_loss(sharding.model, text()[:4], batch_size=4, sharding=sharding)
-
-        values = snapshot(sharding.trainables)
-        before = judge()
-        restore(sharding.trainables, [value * 1.5 for value in values])
-        other = judge()
-        restore(sharding.trainables, values)
-        return [before, other, judge()]
-
-    before, other, after = run_ranks(2, work)[0]
+    before, other, after = run_ranks(2, judged_between_restorations)[0]
     assert before == after
     assert abs(other - before) > 0.01
 
