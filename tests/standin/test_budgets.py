@@ -32,7 +32,7 @@ PER_STEP: Final = 2
 """Waits for a step more of a training: its loss is looked at, and transformers looks whether windows are packed."""
 PER_STATE: Final = 1
 """Waits for a training state: all that moves crosses at once."""
-PER_ITERATION: Final = 3
+PER_ITERATION: Final = 1
 """Waits for an iteration over a matrix: which rows are not done."""
 FIGURES: Final = 1024
 """Bytes of the numbers that are reported, of a few matrices."""

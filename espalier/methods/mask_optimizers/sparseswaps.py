@@ -77,8 +77,8 @@ def _swap(weight_RI: Tensor, mask_RI: Tensor, closed_RI: Tensor, gram_II: Tensor
         restore_AI = (own_RI[active_A] - cross_AI).masked_fill_(kept_AI | closed_RI[active_A], torch.inf)
         pick = _best_of_row if line == weight_RI.shape[1] else _best_of_groups
         change_A, p_A, u_A = pick(weight_AI, prune_AI, restore_AI, gram_II, line)
-        gains_A = change_A < threshold_R[active_A]
-        active_A, p_A, u_A = active_A[gains_A], p_A[gains_A], u_A[gains_A]
+        gaining = (change_A < threshold_R[active_A]).nonzero().flatten()  # a GPU is asked once
+        active_A, p_A, u_A = active_A[gaining], p_A[gaining], u_A[gaining]
         if not len(active_A):
             return
         w_p, w_u = weight_RI[active_A, p_A][:, None], weight_RI[active_A, u_A][:, None]

@@ -85,7 +85,8 @@ def relaxed(mask_OI: Tensor, score_OI: Tensor, *, fraction: float) -> Tensor:
     The lowest of every row where rows lose equally many, else of the matrix.
     """
     gone_O = (~mask_OI).sum(dim=1)
-    rows = len(score_OI) if bool((gone_O == gone_O[0]).all()) else 1
+    equally, gone = torch.stack([(gone_O == gone_O[0]).all(), gone_O.sum()]).tolist()
+    rows = len(score_OI) if equally else 1
     line_LN = score_OI.masked_fill(mask_OI, torch.inf).view(rows, -1)
-    kept_LN = without_lowest(line_LN, num_pruned=round(fraction * int(gone_O.sum()) / rows))
+    kept_LN = without_lowest(line_LN, num_pruned=round(fraction * gone / rows))
     return kept_LN.view(score_OI.shape)

@@ -52,11 +52,11 @@ class Alps(Solver):
             projected_OI = sum_OI.masked_fill(~mask_OI, 0)
             dual_OI = sum_OI - projected_OI
             if step and step % EVERY == 0:
-                moved = int((mask_OI != previous_OI).sum())
+                moved, kept = torch.stack([(mask_OI != previous_OI).sum(), mask_OI.sum()]).tolist()
                 if moved == 0:
                     break
                 previous_OI = mask_OI
-                factor = _growth(moved / max(1, int(mask_OI.sum())))  # narrow rows may lose everything
+                factor = _growth(moved / max(1, kept))  # narrow rows may lose everything
                 rho, dual_OI = rho * factor, dual_OI / factor  # the dual is kept divided by rho
             right_OI = linear_OI + rho * (projected_OI - dual_OI) @ vectors_II
             sum_OI = (right_OI / (values_I + rho)) @ vectors_II.T + dual_OI

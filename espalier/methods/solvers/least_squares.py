@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BATCH_BYTES = 256 * 2**20
-"""Most memory for the systems of one batch of rows."""
+"""Most memory for the systems of one batch of rows, on a CPU."""
+DEVICE_FRACTION = 1 / 16
+"""Of a GPU's memory, for the same: there one row after the other would take hours."""
 
 
 class LeastSquares(Solver):
@@ -43,34 +45,49 @@ def refit_rows(weight_OI: Tensor, mask_OI: Tensor, gram_II: Tensor, damping: flo
     # Rows of one batch are padded to its longest: sorted by length, next to nothing is padding.
     counts_O = mask_OI.sum(dim=1)
     rows_R = counts_O.argsort(stable=True)
-    rows_R = rows_R[counts_O[rows_R] > 0]
-    for factor in DAMPING_FACTORS:
+    counts: list[int] = counts_O[rows_R].tolist()
+    rows_R, counts = rows_R[counts.count(0) :], counts[counts.count(0) :]
+    for factor in DAMPING_FACTORS if counts else ():
         hessian_II = damped(gram_II, max(damping * factor, 1e-6 if factor > 1 else 0.0))
-        solved_R: list[Tensor] = []
-        for batch_B in counted(_batches(rows_R, counts_O)):
-            solved_BI, good_B = _solve_rows(weight_OI[batch_B], mask_OI[batch_B], hessian_II)
-            solved_R.append(good_B)
+        good_R: list[Tensor] = []
+        for start, size in counted(_batches(counts, batch_bytes(weight_OI.device))):
+            batch_B = rows_R[start : start + size]
+            longest = counts[start + size - 1]
+            solved_BI, good_B = _solve_rows(weight_OI[batch_B], mask_OI[batch_B], hessian_II, longest)
             kept_BI = torch.where(good_B[:, None], solved_BI.to(fitted_OI.dtype), fitted_OI[batch_B])
             with unique_result(fitted_OI.device):  # a row is in one batch
                 fitted_OI[batch_B] = kept_BI
-        rows_R = rows_R[~torch.cat([*solved_R, rows_R[:0] > 0])]
-        if not len(rows_R):
+            good_R.append(good_B)
+        good: list[bool] = torch.cat(good_R).tolist()
+        if all(good):
             break
+        left = [place for place, fine in enumerate(good) if not fine]
+        rows_R, counts = rows_R[torch.tensor(left, device=rows_R.device)], [counts[place] for place in left]
     return fitted_OI
 
 
-def _batches(rows_R: Tensor, counts_O: Tensor) -> list[Tensor]:
-    if not len(rows_R):
-        return []
-    longest = int(counts_O[rows_R].max())
-    bytes_each = longest**2 * 8 * 2  # the system and its factor
-    return list(torch.split(rows_R, max(1, BATCH_BYTES // bytes_each)))
+def batch_bytes(device: torch.device) -> int:
+    """Return the memory for one batch: of a GPU a fixed part, or half of what is free."""
+    if device.type == "cpu":
+        return BATCH_BYTES
+    of = torch.get_device_module(device)
+    free, total = of.mem_get_info(device)
+    total = int(total * of.get_per_process_memory_fraction(device))
+    allocated = int(of.memory_allocated(device))
+    left = min(int(free) + int(of.memory_reserved(device)) - allocated, total - allocated)
+    return max(BATCH_BYTES, min(int(total * DEVICE_FRACTION), left // 2))
 
 
-def _solve_rows(weight_BI: Tensor, mask_BI: Tensor, hessian_II: Tensor) -> tuple[Tensor, Tensor]:
-    """Solve a batch of rows at once; also which rows came out finite."""
+def _batches(counts: list[int], max_bytes: int) -> list[tuple[int, int]]:
+    """Return where batches begin, and how many rows they have."""
+    bytes_each = counts[-1] ** 2 * 8 * 2  # the system and its factor
+    size = max(1, max_bytes // bytes_each)
+    return [(start, min(size, len(counts) - start)) for start in range(0, len(counts), size)]
+
+
+def _solve_rows(weight_BI: Tensor, mask_BI: Tensor, hessian_II: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+    """Solve a batch of rows that keep `longest` weights at most; also which rows came out finite."""
     target_BI = weight_BI.to(hessian_II.dtype) @ hessian_II
-    longest = int(mask_BI.sum(dim=1).max())
     # Kept inputs first, in order; entries beyond a row's own count are padding.
     order_BK = (~mask_BI).to(torch.uint8).sort(dim=1, stable=True).indices[:, :longest]
     real_BK = mask_BI.gather(1, order_BK)
