@@ -13,6 +13,8 @@ from espalier.methods.lazy_torch import torch
 from espalier.methods.statistics.gram import Gram
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from espalier.methods.base import LayerProblem
@@ -35,12 +37,12 @@ def damped(gram_II: Tensor, damping: float) -> Tensor:
     return matrix_II
 
 
-def cholesky(gram_II: Tensor, damping: float) -> Tensor:
-    """Compute the lower Cholesky factor of the damped Gram matrix; raise the damping until it exists."""
+def cholesky(gram_II: Tensor, damping: float, holds: Callable[[Tensor], bool] = bool) -> Tensor:
+    """Compute the lower Cholesky factor of the damped Gram matrix; raise the damping until `holds` that it exists."""
     for factor in DAMPING_FACTORS:
         lower_II, info = torch.linalg.cholesky_ex(damped(gram_II, max(damping, 1e-6) * factor))
         lower: Tensor = lower_II
-        if bool((info == 0) & torch.isfinite(lower).all()):
+        if holds((info == 0) & torch.isfinite(lower).all()):
             return lower
     raise SingularError("the Gram matrix of the inputs cannot be factorised")
 
@@ -48,7 +50,9 @@ def cholesky(gram_II: Tensor, damping: float) -> Tensor:
 def inverse(problem: LayerProblem, damping: float) -> Tensor:
     """Return the inverse of a problem's damped Gram matrix; raises SingularError as `cholesky` does."""
     gram_II = problem.statistics[Gram]
-    return problem.factorisations.once(("inverse", damping), lambda: torch.cholesky_inverse(cholesky(gram_II, damping)))
+    return problem.factorisations.once(
+        ("inverse", damping), lambda: torch.cholesky_inverse(cholesky(gram_II, damping, problem.factorisations.holds))
+    )
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from espalier.methods.factorisations import SharedFactorisations
 from espalier.methods.statistic import Declared, Statistics
 from espalier.methods.statistics.gram import Gram
 from espalier.model.layout import Block, Matrix
+from espalier.model.numerics import is_accelerator
 from espalier.model.weights import Weights
 from espalier.progress import count_step
 from espalier.prune import collapse
@@ -75,6 +76,10 @@ class Pruned:
     masks: dict[str, torch.Tensor]
     made: dict[str, torch.Tensor]
     """The same tensors on the device, where they were made."""
+
+
+class FailedAssumption(ArithmeticError):
+    """A factorisation does not stand that was taken to stand."""
 
 
 class BlockPruner:
@@ -206,15 +211,26 @@ class BlockPruner:
 
     def _prune_own(self, matrices: list[Matrix], step: PruneStep, read: Reading) -> dict[str, Made]:
         """Prune the matrices of a block that this rank owns."""
-        began, factorisations = time.monotonic(), SharedFactorisations(map(read.input_of, matrices))
-        with Readout() as readout:
-            pruned = [self._prune_matrix(matrix, step, read, factorisations, readout) for matrix in matrices]
+        began = time.monotonic()
+        try:
+            # A GPU is not waited for at every factorisation: hardly one fails, and then the block is done again.
+            pruned, readout = self._pruned(matrices, step, read, assuming=is_accelerator(self.session.device))
+        except FailedAssumption:
+            pruned, readout = self._pruned(matrices, step, read, assuming=False)
         rows = rows_of(pruned, readout.read(), seconds=time.monotonic() - began)
         copied = iter(to_host([tensor for each in pruned for tensor in (each.mask_OI, each.tensor)]))
         return {
             each.matrix.name: Made(row, each.tensor, mask_OI=next(copied), on_host=next(copied))
             for row, each in zip(rows, pruned, strict=True)
         }
+
+    def _pruned(
+        self, matrices: list[Matrix], step: PruneStep, read: Reading, *, assuming: bool
+    ) -> tuple[list[PrunedMatrix], Readout]:
+        with Readout() as readout:
+            assume = partial(readout.require, error=FailedAssumption()) if assuming else None
+            shared = SharedFactorisations(map(read.input_of, matrices), assume)
+            return [self._prune_matrix(matrix, step, read, shared, readout) for matrix in matrices], readout
 
     def _empty(self, matrix: Matrix) -> torch.Tensor:
         weights = self.session.weights

@@ -8,7 +8,6 @@ from typing import Self
 
 import torch
 
-from espalier.errors import NumericalError
 from espalier.model.numerics import fault_of, is_accelerator, not_finite, synchronize
 
 
@@ -21,7 +20,7 @@ class Readout:
 
     def __init__(self) -> None:
         self._values: list[torch.Tensor] = []
-        self._errors: dict[int, NumericalError] = {}
+        self._errors: dict[int, Exception] = {}
         self._read: list[float] = []
 
     def __enter__(self) -> Self:
@@ -38,7 +37,7 @@ class Readout:
         self._values.append(value.double())
         return len(self._values) - 1
 
-    def require(self, holds: torch.Tensor, error: NumericalError) -> None:
+    def require(self, holds: torch.Tensor, error: Exception) -> None:
         """Let `read` raise an error unless a boolean tensor of no dimension is true; of several the first."""
         self._errors[self.note(holds)] = error
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from espalier.methods.base import Axes, Cost, LayerProblem, MaskProblem, Pattern, Refit, Solver
 from espalier.methods.lazy_torch import torch
-from espalier.methods.quadratic import inverse
+from espalier.methods.quadratic import SingularError, inverse
 from espalier.methods.unique_results import scatter_unique
 from espalier.progress import counted
 
@@ -71,8 +71,11 @@ def inverse_factor(problem: LayerProblem, damping: float) -> Tensor:
     """Return the upper factor U of H^-1 = U^T U; row j, from j on, is the effect of column j's error on later ones."""
 
     def factorise() -> Tensor:
-        factor_II: Tensor = torch.linalg.cholesky(inverse(problem, damping), upper=True)
-        return factor_II.to(problem.weight_OI.dtype)
+        factor_II, info = torch.linalg.cholesky_ex(inverse(problem, damping), upper=True)
+        if not problem.factorisations.holds(info == 0):
+            raise SingularError("the inverse of the Gram matrix cannot be factorised")
+        upper_II: Tensor = factor_II.to(problem.weight_OI.dtype)
+        return upper_II
 
     return problem.factorisations.once(("inverse factor", damping), factorise)
 

@@ -64,3 +64,11 @@ def test_every_input_is_factorised_once(
     local_job(tmp_path, llama, texts, prune=prune).attempt()
     distinct = 4  # inputs of a block: of query, key and value; of the output; of gate and up; of down
     assert len(calls) == 2 * distinct
+
+
+def test_what_is_assumed_is_left_to_whoever_looks_later() -> None:
+    later: list[torch.Tensor] = []
+    known = SharedFactorisations(["hidden"], later.append).of("hidden")
+    assert known.holds(torch.tensor(False))
+    assert [bool(each) for each in later] == [False]
+    assert not SharedFactorisations(["hidden"]).of("hidden").holds(torch.tensor(False))
