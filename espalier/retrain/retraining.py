@@ -78,7 +78,7 @@ def _ready(session: Session, phase: PhaseRun, spec: Retrain) -> Iterator[_Retrai
     """Choose the text, which may load models of its own, and only then load the one that is trained."""
     seen_NT, held_out_NT = split(session, training_windows(session, spec))
     seen_NT = loss_gap.training_windows(session, phase, seen_NT)
-    with trained_model(session, spec) as sharding, teaching(session, spec) as loss:
+    with trained_model(session, spec) as sharding, teaching(session, spec, sharding) as loss:
         yield _Retraining(session, phase, spec, sharding, loss, seen_NT=seen_NT, held_out_NT=held_out_NT)
 
 

@@ -11,6 +11,7 @@ from espalier.recipe.steps.retrain import Retrain
 from espalier.retrain.loading import frozen_model
 from espalier.session import Session
 from espalier.training.losses import Distillation, Loss, language_loss
+from espalier.training.sharding import Sharding
 
 
 def warn(session: Session) -> None:
@@ -24,13 +25,15 @@ def warn(session: Session) -> None:
 
 
 @contextmanager
-def teaching(session: Session, spec: Retrain) -> Iterator[Loss]:
-    """Yield the loss of a spec; the teacher is in memory for as long."""
+def teaching(session: Session, spec: Retrain, sharding: Sharding) -> Iterator[Loss]:
+    """Yield the loss of a spec, for who is trained as `sharding` says; the teacher is in memory for as long."""
     if spec.loss == "cross_entropy":
         yield language_loss
         return
     with frozen_model(session, session.source_streamed, session.source) as dense:
-        yield Distillation(spec.loss, dense, autocast=autocast(session.device, session.compute_dtype))
+        narrowing = autocast(session.device, session.compute_dtype)
+        mean = sharding.mean if session.group.size > 1 else None
+        yield Distillation(spec.loss, dense, autocast=narrowing, mean=mean)
 
 
 def recomputes(session: Session, spec: Retrain) -> bool:

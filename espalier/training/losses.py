@@ -5,7 +5,7 @@ Shapes: B windows, T tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -49,10 +49,15 @@ def divergence(logits_BTV: torch.Tensor, teacher_BTV: torch.Tensor) -> torch.Ten
     return functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
 
 
-def feature_error(student_BTD: torch.Tensor, teacher_BTD: torch.Tensor) -> torch.Tensor:
-    """Compute MSE(student, teacher) / MSE(teacher, 0) of one block's states, in float32 (arXiv 2310.06927)."""
+def feature_error(
+    student_BTD: torch.Tensor, teacher_BTD: torch.Tensor, power: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Compute MSE(student, teacher) / MSE(teacher, 0) of one block's states, in float32 (arXiv 2310.06927).
+
+    `power`: of the teacher's states, where these windows are a part of those that it is the mean of.
+    """
     teacher = teacher_BTD.float()
-    return (student_BTD.float() - teacher).square().mean() / teacher.square().mean()
+    return (student_BTD.float() - teacher).square().mean() / (teacher.square().mean() if power is None else power)
 
 
 def language_loss(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
@@ -81,7 +86,10 @@ class Distillation:
         teacher: nn.Module,
         *,
         autocast: AbstractContextManager[None] | None = None,
+        mean: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
+        """`mean`: of numbers of all ranks' windows, given those of this rank's; None: this process is alone."""
+        self._mean = mean
         self._kind = kind
         self._teacher = teacher
         self._autocast = autocast or nullcontext()
@@ -103,7 +111,10 @@ class Distillation:
             taught = predictions(self._teacher, tokens_BT)
         with hidden_states(model) as reached:
             given = predictions(model, tokens_BT)
-        errors = [feature_error(*pair) for pair in zip(reached, wanted, strict=True)]
+        powers: Sequence[torch.Tensor | None] = [None] * len(wanted)
+        if self._mean is not None:
+            powers = self._mean(torch.stack([states.float().square().mean() for states in wanted])).unbind()
+        errors = [feature_error(*each) for each in zip(reached, wanted, powers, strict=True)]
         if isinstance(given, Body) and isinstance(taught, Body):
             return self._chunked(both_sum, given, taught, tokens_BT) + torch.stack(errors).mean()
         assert isinstance(given, torch.Tensor)

@@ -49,6 +49,8 @@ class Sharding:
     _sharded: list[nn.Parameter] = field(default_factory=list)
     _shapes: dict[str, torch.Size] = field(default_factory=dict)
     _reached: _Reached | None = None
+    _count: int = 0
+    """Windows that go through now."""
 
     @classmethod
     def alone(cls, model: nn.Module, trainables: Sequence[Trainable]) -> Sharding:
@@ -88,6 +90,7 @@ class Sharding:
         for begin in range(0, each, size or each):
             own = slice(first + begin, min(first + begin + (size or each), end))
             count = max(0, own.stop - own.start)
+            self._count = count
             if self._reached is not None:
                 self._reached.counts = count > 0
             yield ForwardPart(own, count) if count else ForwardPart(slice(0, 1), 0)
@@ -99,6 +102,13 @@ class Sharding:
             gradient, parameter.grad = parameter.grad, None
             if isinstance(gradient, DTensor) and (reached is None or reached[index]):
                 item.parameter.grad = gradient.to_local()
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the mean of numbers over the windows that all ranks put through now, given this rank's mean."""
+        weighted = torch.cat([values * self._count, values.new_full((1,), self._count)])
+        (total,) = self.group.sum([weighted])
+        assert total is not None
+        return total[:-1] / total[-1]
 
     def sums(self, *values: float) -> list[float]:
         """Add up numbers over the ranks."""
