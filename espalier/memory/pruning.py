@@ -38,7 +38,7 @@ def block_bytes(
     batch = min(tokens, max(TOKENS_PER_BATCH, length))
     activations = BATCH_COPIES * batch * itemsize * max(each.edges for each in block.maps)
     work = max(each.weights for each in block.maps) * WORK_BYTES
-    inputs = list(_distinct_inputs(block))
+    inputs = [width for _, width in distinct_inputs(block)]
     if gram:
         work += FACTORS * FLOAT_BYTES * max(inputs) ** 2
     else:  # errors come from the sample: the inputs in float32, and the outputs
@@ -75,17 +75,17 @@ def overlapping_bytes(block: BlockShape, *, stored: int, device: Device) -> int:
 
 def sample_bytes(block: BlockShape, *, gram: bool, tokens: int, itemsize: int) -> int:
     """Return what the inputs that errors are measured on take; nothing where a Gram matrix tells the errors."""
-    return 0 if gram else min(tokens, ERROR_TOKENS) * itemsize * sum(_distinct_inputs(block))
+    return 0 if gram else min(tokens, ERROR_TOKENS) * itemsize * sum(width for _, width in distinct_inputs(block))
 
 
-def _distinct_inputs(block: BlockShape) -> Iterator[int]:
-    """Yield the width of every input that maps of a block read.
+def distinct_inputs(block: BlockShape) -> Iterator[tuple[str, int]]:
+    """Yield module and width of every input that maps of a block read.
 
     Maps of one module with equally many inputs read the same one, but for its last: that reads what the others gave.
     """
     modules: dict[str, list[int]] = {}
     for each in block.maps:
         modules.setdefault(each.name.rpartition(".")[0], []).append(each.inputs)
-    for widths in modules.values():
-        yield from dict.fromkeys(widths[:-1])
-        yield widths[-1]
+    for module, widths in modules.items():
+        yield from ((module, width) for width in dict.fromkeys(widths[:-1]))
+        yield module, widths[-1]

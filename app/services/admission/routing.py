@@ -20,6 +20,7 @@ from app.settings import Settings
 from app.worker_classes import WorkerClass
 from espalier.errors import InsufficientMemoryError, Problem
 from espalier.memory import Decision, Device, Need, decide, estimate, itemsize_of, stored_itemsize, usable_bytes, work
+from espalier.memory.accelerators import Accelerator, accelerator_of
 from espalier.probe import ModelFacts
 from espalier.recipe.spec import CompressionSpec
 from espalier.recipe.steps.dataset import BuiltinDataset, Dataset, LocalDataset, UploadDataset
@@ -131,6 +132,13 @@ def device_of(session: Session, worker_class: str, *, now: datetime) -> Device |
     ask = partial(workers.largest, session, worker_class, seen_after=now - SEEN)
     kind, _ = once(session, ("largest worker", worker_class), ask) or ("", 0)
     return "cpu" if kind == "cpu" else "cuda" if kind else None
+
+
+def gpu_of(session: Session, worker_class: str, *, now: datetime) -> Accelerator | None:
+    """Return the kind of GPU that the class's workers have that were seen lately; None without one, or on a CPU."""
+    ask = partial(workers.largest, session, worker_class, seen_after=now - SEEN)
+    kind, memory = once(session, ("largest worker", worker_class), ask) or ("", 0)
+    return accelerator_of(memory) if kind == "cuda" else None
 
 
 def require_limit(

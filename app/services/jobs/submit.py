@@ -25,7 +25,7 @@ from app.services.admission.admit import Admitted, Desk
 from app.services.events import outbox
 from app.services.jobs import rights
 from app.services.jobs.reads import JobReading
-from app.services.plans import cautions, plans
+from app.services.plans import cautions, estimates, plans
 from app.services.resources import Resources
 from app.services.reuse import deduplication, result_reuse
 from app.services.tenancy import projects
@@ -96,7 +96,11 @@ def write(
     if done is None and spec is not None and admitted.facts is not None:
         limit = request.limits.max_host_memory_bytes
         routing.require_limit(session, limit, job.worker_class, spec, admitted.facts, now=now)
-    job.warnings = cautions.of(session, job.project_id, job.worker_class, request.spec, admitted.works)
+
+    def assumed() -> dict[str, float]:
+        return estimates.assumed(routing.gpu_of(session, job.worker_class, now=now), spec, admitted.facts)
+
+    job.warnings = cautions.of(session, job.project_id, job.worker_class, request.spec, admitted.works, assumed=assumed)
     if request.plan_id is not None:
         plans.check(session, job.project_id, request.plan_id, request.planned_sha256, now=now)
     projects.admit_priority(session, admitted.mode, job.project_id, request.priority)

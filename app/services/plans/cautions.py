@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Final
@@ -28,13 +28,23 @@ Caution = dict[str, str]
 
 
 def of(
-    session: Session, project_id: str, worker_class: str, spec: CompressionSpec, works: Mapping[str, float]
+    session: Session,
+    project_id: str,
+    worker_class: str,
+    spec: CompressionSpec,
+    works: Mapping[str, float],
+    *,
+    assumed: Callable[[], Mapping[str, float]],
 ) -> list[Caution]:
-    """Return what to say of a spec as sent; `works`: of its phases, where the model is known."""
+    """Return what to say of a spec as sent; `works`: of its phases, where the model is known.
+
+    `assumed`: gives their seconds on a GPU of the class; asked for where a CPU would take too long.
+    """
     cautions = [*_unpublished(session, project_id, spec), *_of_spec(spec)]
     # At the slowest speed first: the rates of finished jobs are many rows, and a POST waits for them.
     if estimates.UNKNOWN.total_seconds(works) > LONG.total_seconds():
-        cautions += lasting(estimates.rates(session, project_id, worker_class).total_seconds(works))
+        rates = estimates.rates(session, project_id, worker_class, assumed=assumed())
+        cautions += lasting(rates.total_seconds(works))
     return cautions
 
 

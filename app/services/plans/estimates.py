@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Final
 
@@ -17,6 +17,9 @@ from app.db.queries.jobs.jobs import newest_measured
 from app.integrations.systems import read_source
 from app.services.admission import source_cache
 from espalier.memory import work
+from espalier.memory.accelerators import Accelerator, phase_seconds
+from espalier.probe import ModelFacts
+from espalier.recipe.spec import CompressionSpec
 
 DEFAULT_RATES: Final[Mapping[str, float]] = {"compute": 2e10, "bytes": 1e8}
 """Floating-point operations and bytes a second of two CPU cores: until a job has finished here."""
@@ -33,9 +36,13 @@ class Rates:
     jobs: int
     overhead_seconds: float = OVERHEAD_SECONDS
     """What a job took beside its phases."""
+    assumed: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of phases on a GPU that no job has measured yet, by arithmetic."""
 
     def seconds(self, phase: str, operations: float) -> float:
         """Return the seconds that operations take in a phase."""
+        if phase not in self.by_phase and phase in self.assumed:
+            return self.assumed[phase]
         default = DEFAULT_RATES["bytes" if phase in work.MOVES else "compute"]
         return operations / self.by_phase.get(phase, default)
 
@@ -48,8 +55,11 @@ UNKNOWN: Final = Rates({}, 0)
 """Until a job has finished here."""
 
 
-def rates(session: Session, project_id: str, worker_class: str) -> Rates:
-    """Measure how fast the last finished jobs of a worker class went, over models that are known."""
+def rates(session: Session, project_id: str, worker_class: str, *, assumed: Mapping[str, float] | None = None) -> Rates:
+    """Measure how fast the last finished jobs of a worker class went, over models that are known.
+
+    `assumed`: seconds of the phases of a job on a GPU, where none has finished.
+    """
     reached: dict[str, list[float]] = defaultdict(list)
     beside: list[float] = []
     counted = 0
@@ -71,7 +81,15 @@ def rates(session: Session, project_id: str, worker_class: str) -> Rates:
         if job.attempt == 1 and rest > 0:  # what was resumed began more than once; phases taken over took nothing
             beside.append(rest)
     overhead = median(beside) if beside else OVERHEAD_SECONDS
-    return Rates({phase: median(values) for phase, values in reached.items()}, counted, overhead)
+    by_phase = {phase: median(values) for phase, values in reached.items()}
+    return Rates(by_phase, counted, overhead, assumed or {})
+
+
+def assumed(gpu: Accelerator | None, spec: CompressionSpec | None, facts: ModelFacts | None) -> dict[str, float]:
+    """Return the seconds of a job's phases on a kind of GPU; nothing on a CPU, or of a model nobody has seen."""
+    if gpu is None or spec is None or facts is None:
+        return {}
+    return phase_seconds(spec, facts.shape, gpu, file_bytes=facts.bytes)
 
 
 def _pinned(job: Job) -> dict[str, object]:

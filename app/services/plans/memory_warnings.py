@@ -23,6 +23,7 @@ from espalier.memory import (
     stored_itemsize,
     usable_bytes,
 )
+from espalier.memory.accelerators import Accelerator, accelerator_of
 from espalier.probe import ModelFacts
 from espalier.recipe.spec import CompressionSpec
 
@@ -38,6 +39,8 @@ class Outlook:
     budget: float
     """Bytes that it may plan with where it computes."""
     decision: Decision
+    gpu: Accelerator | None
+    """The kind of GPU that its class most likely has; None on a CPU."""
 
     def peak(self, phase: str, spec: CompressionSpec) -> int:
         """Return the most that a phase holds at once where it computes."""
@@ -85,7 +88,8 @@ def outlook(
     size = routing.text_bytes(session, spec.datasets.values())
     stored = stored_itemsize(spec, facts.dtype)
     needed = estimate(facts.shape, spec, device=device, itemsize=itemsize, stored=stored, text_bytes=size)
-    return Outlook(device, needed, budget, decide(needed, spec, device=device, budget=budget))
+    gpu = accelerator_of(memory, named.flops) if device == "cuda" else None
+    return Outlook(device, needed, budget, decide(needed, spec, device=device, budget=budget), gpu)
 
 
 def _mib(size: int) -> int:

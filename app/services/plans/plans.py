@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -26,6 +27,7 @@ from app.settings import Settings
 from espalier.errors import Problem, SourceRefused
 from espalier.formats import FORMATS
 from espalier.memory import work
+from espalier.memory.accelerators import Accelerator
 from espalier.recipe.spec import CompressionSpec
 
 LIFE = timedelta(hours=24)
@@ -79,7 +81,8 @@ def make(
         limit = request.limits.max_host_memory_bytes
         routing.require_limit(session, limit, worker_class, spec, facts, now=now)
         document["warnings"] = [*outlook.warnings(spec), *document["warnings"]]
-    document["warnings"] += cautions.of(session, project_id, worker_class, request.spec, admitted.works)
+    on = partial(estimates.assumed, outlook.gpu if outlook else None, spec, facts)
+    document["warnings"] += cautions.of(session, project_id, worker_class, request.spec, admitted.works, assumed=on)
     plan = Plan(
         id=new_id("pln"),
         project_id=project_id,
@@ -156,7 +159,8 @@ def _estimate(
     if spec is None or facts is None or outlook is None:
         warning = unseen or {"code": "source_not_seen", "text": "Nothing is known of this source until a job ran."}
         return {"phases": [], "seconds": None, "calibrated_by": 0, "warnings": [warning]}
-    rates = estimates.rates(session, project_id, admitted.worker_class)
+    assumed = estimates.assumed(outlook.gpu, spec, facts)
+    rates = estimates.rates(session, project_id, admitted.worker_class, assumed=assumed)
     phases = [
         {
             "name": phase,
@@ -171,11 +175,11 @@ def _estimate(
         "phases": phases,
         "seconds": round(total, 3),
         "calibrated_by": rates.jobs,
-        "warnings": _warnings(spec, rates),
+        "warnings": _warnings(spec, rates, outlook.gpu),
     }
 
 
-def _warnings(spec: CompressionSpec, rates: estimates.Rates) -> list[dict[str, str]]:
+def _warnings(spec: CompressionSpec, rates: estimates.Rates, gpu: Accelerator | None) -> list[dict[str, str]]:
     warnings = []
     if spec.objective is not None:
         text = f"A search may run {spec.objective.max_trials} jobs before the last one; seconds are those of one."
@@ -187,7 +191,8 @@ def _warnings(spec: CompressionSpec, rates: estimates.Rates) -> list[dict[str, s
         text = "The same size on disk unless packed, and no speed-up on a runtime that does not exploit the zeros."
         warnings.append({"code": "no_speed_up", "text": text})
     if not rates.jobs:
-        text = "No job has finished here yet: seconds are those of two CPU cores, and may be far off."
+        of = f"reckoned for one {gpu.name}" if gpu else "those of two CPU cores"
+        text = f"No job has finished here yet: seconds are {of}, and may be far off."
         warnings.append({"code": "not_calibrated", "text": text})
     if any(item.max_windows is None for item in spec.evaluate.perplexity):
         text = f"A measurement takes all windows of its text; {work.ASSUMED_WINDOWS} are assumed."

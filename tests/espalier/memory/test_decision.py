@@ -6,26 +6,12 @@ from typing import Any
 
 import pytest
 
-from espalier.memory import BlockShape, Decision, Device, MapShape, ModelShape, decide, estimate, usable_bytes
+from espalier.memory import Decision, Device, ModelShape, decide, estimate, usable_bytes
 from espalier.recipe.spec import CompressionSpec
+from tests.fixtures.library.published_shapes import LLAMA_8B, LLAMA_70B
 
 GB = 10**9
 CARD = 80 * GB
-
-
-def _llama(width: int, feed_forward: int, blocks: int) -> ModelShape:
-    """A Llama 3 with 1,024 numbers in keys and values, and head and embeddings apart."""
-    sides = {"q": (width, width), "k": (1024, width), "v": (1024, width), "o": (width, width)}
-    maps = [MapShape(f"self_attn.{name}", *shape) for name, shape in sides.items()]
-    maps += [MapShape(f"mlp.{name}", feed_forward, width) for name in ("gate", "up")]
-    maps.append(MapShape("mlp.down", width, feed_forward))
-    block = BlockShape(tuple(maps), sum(each.weights for each in maps) + 2 * width)
-    outer = 2 * 128_256 * width + width
-    parameters = blocks * block.parameters + outer
-    return ModelShape.of([block] * blocks, parameters=parameters, vocabulary=128_256, width=width, default_length=2048)
-
-
-LLAMA_8B, LLAMA_70B = _llama(4096, 14_336, 32), _llama(8192, 28_672, 80)
 
 
 def _decide(

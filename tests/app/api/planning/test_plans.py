@@ -15,9 +15,11 @@ from app.db.result import PhaseRecord
 from app.db.session import Database, clock
 from app.services.admission import source_cache
 from app.services.resources import Resources
+from espalier.memory.accelerators import H200, phase_seconds
 from espalier.memory.constants import LIBRARIES_BYTES
 from espalier.memory.text import tokenising_bytes
 from espalier.probe import probe
+from espalier.recipe.spec import CompressionSpec
 from tests.fixtures.service import rows as fixture
 from tests.fixtures.service.requests import REMOTE
 
@@ -126,6 +128,36 @@ def test_finished_jobs_calibrate_the_seconds(
     assert planned["seconds"] == pytest.approx(20.0 - 7.0 + sum(seconds(planned).values())), "starting it took 13 s"
     twice = {**body, "spec": {**body["spec"], "retrain": None, "calibration": {"samples": 32, "sequence_length": 64}}}
     assert 7.0 < seconds(plan(client, twice))["pruning"] < 14.1
+
+
+def test_a_class_of_gpus_is_reckoned_by_its_kind_until_a_job_has_finished(
+    client: TestClient, body: dict[str, Any], rows: Database, resources: Resources, model: Path
+) -> None:
+    slow = plan(client, body)
+    fixture.see(rows, device="cuda", memory_bytes=141 * 10**9)
+    planned = plan(client, body)
+    (text,) = [item["text"] for item in planned["warnings"] if item["code"] == "not_calibrated"]
+    assert "one H200" in text
+    facts, spec = probe(model), CompressionSpec.model_validate(planned["resolved_spec"])
+    for name, expected in phase_seconds(spec, facts.shape, H200, file_bytes=facts.bytes).items():
+        assert seconds(planned)[name] == pytest.approx(expected, abs=1e-3)
+    assert seconds(planned)["retraining"] < seconds(slow)["retraining"] / 1000
+    assert seconds(planned)["uploading"] == seconds(slow)["uploading"], "the network is another matter"
+    job = client.post("/v1/jobs", json=body).json()["id"]
+    _finish(rows, resources, body, model, job, pruning_seconds=7.0)
+    assert seconds(plan(client, body))["pruning"] == pytest.approx(7.0), "what was measured counts"
+
+
+def test_what_takes_a_cpu_years_is_no_mistake_on_a_gpu(
+    client: TestClient, body: dict[str, Any], rows: Database
+) -> None:
+    body["spec"]["retrain"] = {"steps": 100_000, "batch_size": 4096}
+    codes = []
+    for device in ("cpu", "cuda"):
+        fixture.see(rows, device=device, memory_bytes=(16 if device == "cpu" else 141) * 10**9)
+        planned, job = plan(client, body), client.post("/v1/jobs", json={**body, "name": device}).json()
+        codes.append(["runs_long" in {item["code"] for item in each["warnings"]} for each in (planned, job)])
+    assert codes == [[True, True], [False, False]]
 
 
 def _finish(
