@@ -64,6 +64,8 @@ class ComputeRequest(Message):
     """Of each rank."""
     ranks: Literal[1, 2, 4, 8] = 1
     """Processes that compute the job together, each on a card of its own where it computes on cards."""
+    in_pieces: bool = False
+    """One rank reconstructs as several do, to the same bytes; several always do."""
     tasks_dir: str | None = None
     """Folder of lm-eval's task files and of their data."""
     device: DeviceChoice = "auto"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.nn import functional
@@ -13,6 +14,7 @@ from espalier.model.halves import Run
 from espalier.model.numerics import generator
 from espalier.progress import count_step
 from espalier.recipe.steps.reconstruct import FitLoss
+from espalier.reconstruct.pieces import Pieces
 from espalier.training import rates
 from espalier.training.optimizer import adamw
 from espalier.training.trainables import Trainable, restore, snapshot
@@ -57,6 +59,8 @@ class FitPlan:
     loss: FitLoss = "mse"
     micro_batch: int | None = None
     """Windows of a batch that go through at once; None: all. The step is the same but for rounding."""
+    pieces: Pieces | None = None
+    """How ranks share every step, which is the same but for rounding; None: this process takes its batches whole."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,12 @@ class Fitter:
     def error(self) -> float:
         """Compute the loss over the held-out windows."""
         size = self.plan.micro_batch or self.plan.batch_size
-        parts = [self.loss(chosen) * len(chosen) for chosen in torch.split(self.held_out, size)]
-        return float(torch.stack(parts).sum()) / len(self.held_out)
+        batches = torch.split(self.held_out, size)
+        if self.plan.pieces is not None:
+            total = self.plan.pieces.measured(batches, lambda chosen: self.loss(chosen) * len(chosen))
+        else:
+            total = float(torch.stack([self.loss(chosen) * len(chosen) for chosen in batches]).sum())
+        return total / len(self.held_out)
 
     def descend(self, rate: float, *, steps: int) -> Iterator[None]:
         """Run AdamW at rates of `rate` times each tensor's scale; yield after every pass, end early on divergence."""
@@ -118,12 +126,12 @@ class Fitter:
 
     def _move(self, optimizer: torch.optim.Optimizer, chosen: torch.Tensor) -> bool:
         optimizer.zero_grad()
-        losses = []
-        for part in torch.split(chosen, self.plan.micro_batch or len(chosen)):
-            loss = self.loss(part)
-            (loss * (len(part) / len(chosen))).backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
-        if not math.isfinite(torch.stack(losses).sum().item()):  # one wait for the device
+        backward = partial(self._backward, of=len(chosen))
+        if self.plan.pieces is not None:
+            loss = self.plan.pieces.step(chosen, backward, [item.parameter for item in self.moving])
+        else:
+            loss = backward(chosen)
+        if not math.isfinite(loss.item()):  # one wait for the device
             return False
         for item in self.moving:
             item.hold_gradient()
@@ -131,6 +139,15 @@ class Fitter:
         for item in self.moving:
             item.hold_zeros()
         return True
+
+    def _backward(self, chosen: torch.Tensor, *, of: int) -> torch.Tensor:
+        """Add the gradient of some of the `of` windows of a step; return what they add to its loss."""
+        losses = []
+        for part in torch.split(chosen, self.plan.micro_batch or len(chosen)):
+            loss = self.loss(part) * (len(part) / of)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
 
     def _top(self, item: Trainable, rate: float) -> float:
         if self.plan.learning_rate is not None:

@@ -37,7 +37,7 @@ def remeasured_rows(
             session.streamed.block(block.index, session.dense) as dense,
             capturing(dense, matrices, sample_tokens=ERROR_TOKENS) as capture,
         ):
-            states = stream.forward(stream.run(dense, block.index), states)
+            states = stream.forward(stream.run(dense, block.index), states, shared=False)  # every rank captures all
         rows += _rows(session, matrices, capture, tensors)
     return rows
 

@@ -111,7 +111,12 @@ class _Reconstruction:
             self._dense = TeacherStates(session, self.windows_NT, batch_size=batch_size, halves=halves)
             self._sparse = (
                 HiddenStates(
-                    session.streamed, self.windows_NT, session.dense, batches=batch_size, states_in=session.states_in
+                    session.streamed,
+                    self.windows_NT,
+                    session.dense,
+                    batches=batch_size,
+                    states_in=session.states_in,
+                    group=session.group,
                 )
                 if self._dense.removed
                 else self._dense.stream.fork()

@@ -31,7 +31,12 @@ class TeacherStates:
             positions[0] = 0  # whole blocks also stand in for removed ones before the first; a half cannot
         self._positions = [*positions, len(self.streamed.layout.blocks)]
         self.stream = HiddenStates(
-            self.streamed, windows_NT, self.weights, batches=batch_size, states_in=session.states_in
+            self.streamed,
+            windows_NT,
+            self.weights,
+            batches=batch_size,
+            states_in=session.states_in,
+            group=session.group,
         )
 
     def position(self, index: int) -> int:

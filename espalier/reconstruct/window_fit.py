@@ -14,6 +14,7 @@ from espalier.model.numerics import derived_seed
 from espalier.recipe.steps.reconstruct import BlockWindow, Reconstruct
 from espalier.reconstruct.adapters import AdapterSize, adapted
 from espalier.reconstruct.fit import Fit, FitPlan, Window, fit
+from espalier.reconstruct.pieces import Pieces
 from espalier.reconstruct.teacher_states import TeacherStates
 from espalier.reconstruct.windows import Streams, WindowPart, halves_of, matrices_of, whole
 from espalier.session import Session
@@ -122,6 +123,7 @@ class WindowFit:
             learning_rate=None if spec.learning_rate == "auto" else spec.learning_rate,
             seed=seed,
             loss=spec.loss,
+            pieces=Pieces(self.session.group) if self.session.in_pieces else None,
         )
 
     def _report(self, part: WindowPart, result: Fit) -> None:

@@ -75,6 +75,11 @@ class Session:
             writes=self.group.leads,
         )
 
+    @property
+    def in_pieces(self) -> bool:
+        """Whether reconstruction adds up every step in pieces, as any number of ranks does."""
+        return self.request.in_pieces or self.group.size > 1
+
     def smaller_batch(self, phase: Phase, windows: int) -> int:
         """Return how many windows of a batch go through at once, halved for every time memory ran out in a phase."""
         for _ in range(self.request.ran_out.get(phase, 0)):

@@ -29,17 +29,21 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from weakref import WeakSet
 
 import torch
 from torch import nn
 
+from espalier.distributed.group import RankGroup
 from espalier.distributed.shards import Shards
 from espalier.memory.constants import TOKENS_PER_BATCH
 from espalier.model.halves import Run
 from espalier.model.numerics import CPU
 from espalier.model.streamed import BlockCall, StreamedModel
 from espalier.model.weights import Weights
+
+Part = TypeVar("Part")
 
 
 def windows_per_batch(length: int) -> int:
@@ -68,13 +72,14 @@ class HiddenStates:
         batches: int | Sequence[int] | None = None,
         states_in: Path | torch.device = CPU,
         shards: Shards | None = None,
+        group: RankGroup | None = None,
     ) -> None:
         """Start at block 0, behind the embeddings that `weights` hold.
 
         Equal windows, batches and weights give equal bits, so that a resumed stream can start over here. `batches`: the
         size of all batches or of each; None takes what `windows_per_batch` says. `states_in`: the memory of a
         device, or a folder for files. `shards`: of all windows; the stream holds those of this rank, and no batch
-        reaches from one shard into the next.
+        reaches from one shard into the next. `group`: ranks that share the work on the batches, and hold all windows.
         """
         self.streamed = streamed
         self.index = 0
@@ -88,17 +93,18 @@ class HiddenStates:
             self._sizes = shards.own_batches(windows_per_batch(windows_NT.shape[1]))
             windows_NT = shards.own(windows_NT)
         self._states_in = states_in
+        self._group = group or RankGroup.alone()
         self._calls: dict[int, list[BlockCall]] = {}
         self._sharing: WeakSet[HiddenStates] = WeakSet([self])
         """The streams whose states are this one's tensor: who is alone may write into it."""
 
         def enter() -> Iterator[torch.Tensor]:
-            for hidden_BTD, calls in streamed.prelude(list(self._cut(windows_NT)), weights):
+            for hidden_BTD, calls in streamed.prelude(self._share(list(self._cut(windows_NT))), weights):
                 # Windows are equally long, so that the arguments depend on the size of the batch alone.
                 self._calls.setdefault(len(hidden_BTD), calls)
                 yield hidden_BTD
 
-        self.states = self._gather(enter(), len(windows_NT)) if len(windows_NT) else self._no_states()
+        self.states = self._gather(enter(), self._sizes_of(windows_NT)) if len(windows_NT) else self._no_states()
 
     def _no_states(self) -> torch.Tensor:
         """Return the states of no window, for a rank that has none; it finds out how blocks are called all the same."""
@@ -137,7 +143,8 @@ class HiddenStates:
     def advance(self, block: nn.Module) -> None:
         """Replace the hidden states by what the next block makes of them, and move on to the one after it."""
         alone = len(self._sharing) == 1
-        self.states = self._gather(self.outputs(block), len(self.states), into=self.states if alone else None)
+        outputs = (self.output(block, batch) for batch in self._share(list(self.batches)))
+        self.states = self._gather(outputs, self._sizes_of(self.states), into=self.states if alone else None)
         if not alone:
             self._sharing.discard(self)
             self._sharing = WeakSet([self])
@@ -166,10 +173,14 @@ class HiddenStates:
 
         return run
 
-    def forward(self, run: Run, states: torch.Tensor) -> torch.Tensor:
-        """Send windows through something, batch by batch; a tensor of their own comes back."""
-        device = self.streamed.device
-        return self._gather((run(batch.to(device)) for batch in self._cut(states)), len(states))
+    def forward(self, run: Run, states: torch.Tensor, *, shared: bool = True) -> torch.Tensor:
+        """Send windows through something, batch by batch; a tensor of their own comes back.
+
+        `shared`: the ranks share the batches, where they share the work on this stream; else every rank runs all.
+        """
+        device, batches = self.streamed.device, list(self._cut(states))
+        outputs = (run(batch.to(device)) for batch in (self._share(batches) if shared else batches))
+        return self._gather(outputs, self._sizes_of(states), shared=shared)
 
     def difference(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """Subtract hidden states from hidden states."""
@@ -196,19 +207,53 @@ class HiddenStates:
                 yield windows[start : start + size]
             start += size
 
+    def _sizes_of(self, windows: torch.Tensor) -> list[int]:
+        return [len(batch) for batch in self._cut(windows)]
+
+    def _share(self, batches: list[Part]) -> list[Part]:
+        """Select the batches that this rank works on."""
+        return batches[self._share_of(self._group.rank, len(batches))]
+
+    def _share_of(self, rank: int, count: int) -> slice:
+        """Return the batches of a rank, of so many in all: the first rank has one wherever there is one."""
+        begin, end = (-(-each * count // self._group.size) for each in (rank, rank + 1))
+        return slice(begin, end)
+
     @torch.no_grad()
-    def _gather(self, parts: Iterator[torch.Tensor], count: int, *, into: torch.Tensor | None = None) -> torch.Tensor:
-        """Lay batches side by side, in a tensor that is there where they have its dtype."""
-        start = 0
+    def _gather(
+        self, parts: Iterator[torch.Tensor], sizes: list[int], *, into: torch.Tensor | None = None, shared: bool = True
+    ) -> torch.Tensor:
+        """Lay batches of these sizes side by side, in a tensor that is there where they have its dtype.
+
+        `parts`: of this rank alone where the work is shared.
+        """
+        several = shared and self._group.size > 1
+        start = sum(sizes[: self._share_of(self._group.rank, len(sizes)).start]) if several else 0
         for part in parts:
             if into is None or into.dtype != part.dtype:
-                into = self._empty(torch.Size((count, *part.shape[1:])), part.dtype)
+                into = self._empty(torch.Size((sum(sizes), *part.shape[1:])), part.dtype)
             into[start : start + len(part)] = part
             start += len(part)
+        if several:
+            into = self._exchanged(into, sizes)
         if into is None:
-            assert not count
+            assert not sizes
             return self.states
         return into
+
+    def _exchanged(self, states: torch.Tensor | None, sizes: list[int]) -> torch.Tensor:
+        """Give every rank the windows that the others worked on; of a rank that had none, `states` is None."""
+        kind = None if states is None else (states.shape, states.dtype)
+        kind = self._group.broadcast_object(kind)
+        assert kind is not None
+        if states is None or states.dtype != kind[1]:  # it had no batch that would have told
+            states = self._empty(*kind)
+        for rank in range(self._group.size):
+            share = self._share_of(rank, len(sizes))
+            begin, end = sum(sizes[: share.start]), sum(sizes[: share.stop])
+            if end > begin:
+                self._group.broadcast(states[begin:end], source=rank)
+        return states
 
     def _empty(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
         """Return room in memory, or in a file without a name that goes with the tensor."""

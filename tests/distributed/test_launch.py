@@ -20,13 +20,14 @@ from espalier.distributed.launch import RankEndedError, RankFailedError, launch
 from espalier.messages import Checkpoint, Done, Failed
 from espalier.model.numerics import deterministic
 from espalier.parent_death import die_with_parent
-from tests.distributed.test_pruning import STEPS, hashes
+from tests.distributed.whole_jobs import hashes
 from tests.fixtures.library.jobs import LocalJob, local_job, write_texts
 from tests.fixtures.library.tiny_models import write_tiny_model
 from workers.lease.retries import from_exit
 from workers.messages import MESSAGES, AnyMessage
 
 pytestmark = pytest.mark.deep
+ALPS: dict[str, Any] = {"prune": {"method": "wanda", "sparsity": 0.5, "update": {"kind": "alps"}}}
 END_SECONDS = 10.0
 Start = Callable[..., "RunningChild"]
 
@@ -112,10 +113,10 @@ def until_first_block(child: RunningChild, job: LocalJob) -> None:
 def test_a_killed_rank_ends_the_attempt_and_the_next_one_gives_the_same_bytes(
     model: Path, texts: Path, tmp_path: Path, start: Start
 ) -> None:
-    alone = local_job(tmp_path / "alone", model, texts, **STEPS["alps"])
+    alone = local_job(tmp_path / "alone", model, texts, **ALPS)
     with deterministic(threads=1):
         alone.attempt()
-    job = local_job(tmp_path / "together", model, texts, **STEPS["alps"])
+    job = local_job(tmp_path / "together", model, texts, **ALPS)
     child = start(job, ranks=2)
     until_first_block(child, job)
     processes = child.family()
@@ -137,7 +138,7 @@ def test_a_killed_rank_ends_the_attempt_and_the_next_one_gives_the_same_bytes(
 def test_ranks_end_with_their_launcher(
     end: signal.Signals, model: Path, texts: Path, tmp_path: Path, start: Start
 ) -> None:
-    job = local_job(tmp_path / "job", model, texts, **STEPS["alps"])
+    job = local_job(tmp_path / "job", model, texts, **ALPS)
     child = start(job, ranks=2)
     until_first_block(child, job)
     processes = child.family()
@@ -147,7 +148,7 @@ def test_ranks_end_with_their_launcher(
 
 
 def test_what_fails_in_any_rank_is_told_once(model: Path, texts: Path, tmp_path: Path, start: Start) -> None:
-    job = local_job(tmp_path / "job", model, texts, **STEPS["wanda"])
+    job = local_job(tmp_path / "job", model, texts, **ALPS)
     child = start(job, ranks=2, datasets={})
     messages = list(child.messages())
     assert child.process.wait(END_SECONDS) == 1
