@@ -16,7 +16,9 @@ GPU_FLOPS: Final = 1e13
 """From here on a class is taken for one of GPUs: no CPU reaches it, every GPU with bfloat16 does."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Queues, files of the embedded broker and series of metrics bear it."""
-EXAMPLE: Final = "cpu=16e9,gpu=80e9:2e14"
+EXAMPLE: Final = "cpu=16e9,gpu=80e9:2e14,gpu8=80e9x8:2e14"
+CARDS: Final = (1, 2, 4, 8)
+"""How many cards a worker of a class may have: what `limits.gpus` may ask for."""
 
 
 class WorkerClass(NamedTuple):
@@ -24,9 +26,11 @@ class WorkerClass(NamedTuple):
 
     name: str
     memory_bytes: float = float("inf")
-    """Of the device where they compute."""
+    """Of the device where they compute; of each card, where a worker has several."""
     flops: float | None = None
-    """Floating-point operations a second; None where the setting does not say."""
+    """Floating-point operations a second, of each card; None where the setting does not say."""
+    cards: int = 1
+    """Cards of each worker, all of which compute one job; of a class of CPUs, processes that share them."""
 
     @property
     def device(self) -> Device | None:
@@ -36,22 +40,24 @@ class WorkerClass(NamedTuple):
         return "cpu" if self.name.startswith("cpu") else "cuda" if self.name.startswith("gpu") else None
 
     def seconds(self, operations: float) -> float:
-        """Return how long so many operations take at least; 0 where nothing tells that they take long."""
+        """Return how long so many operations take one card at least; 0 where nothing tells that they take long."""
         flops = self.flops or (CPU_FLOPS if self.device == "cpu" else None)
         return operations / flops if flops else 0.0
 
 
 def parse_classes(text: str) -> list[WorkerClass]:
-    """Return the worker classes of `name=bytes:flops,...`, smallest first; raises ValueError."""
+    """Return the worker classes of `name=bytes[xCARDS]:flops,...`, smallest first; raises ValueError."""
     classes = []
     for item in text.split(","):
         name, _, rest = item.strip().partition("=")
-        memory, _, flops = rest.partition(":")
+        size, _, flops = rest.partition(":")
+        memory, several, cards = size.partition("x")
         classes.append(
             WorkerClass(
                 name.strip(),
-                _number(memory, "bytes") if memory else float("inf"),
+                _number(memory, "bytes") if memory or several else float("inf"),
                 _number(flops, "operations a second") if flops else None,
+                _cards(cards) if several else 1,
             )
         )
     names = [each.name for each in classes]
@@ -69,11 +75,17 @@ def class_named(classes: Iterable[WorkerClass], name: str) -> WorkerClass:
     return next((each for each in classes if each.name == name), WorkerClass(name))
 
 
+def _cards(text: str) -> int:
+    if text not in map(str, CARDS):
+        raise ValueError(f"give a worker 1, 2, 4 or 8 cards and not {text!r}, as in {EXAMPLE}")
+    return int(text)
+
+
 def _number(text: str, unit: str) -> float:
     try:
         number = float(text)
     except ValueError:
-        raise ValueError(f"{text} is no number of {unit}: give name=bytes:flops,... like {EXAMPLE}") from None
+        raise ValueError(f"{text} is no number of {unit}: give name=bytes[xCARDS]:flops,... like {EXAMPLE}") from None
     if not number > 0:
         raise ValueError(f"give a number of {unit} above 0: {EXAMPLE}")
     return number

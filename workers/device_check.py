@@ -39,9 +39,13 @@ def check(device: str) -> dict[str, object]:
 
 
 def main(arguments: list[str]) -> int:
-    """Touch the driver, then check the first GPU in a process without a network."""
+    """Touch the driver, then check every GPU in a process without a network; print the facts of the smallest."""
     if "--inside" in arguments:
-        sys.stdout.write(json.dumps(check("cuda")) + "\n")
+        import torch
+
+        each = [check(f"cuda:{number}") for number in range(max(1, torch.cuda.device_count()))]
+        smallest = min(each, key=lambda facts: int(str(facts["memory_bytes"])))
+        sys.stdout.write(json.dumps(smallest) + "\n")
         return 0
     with contextlib.suppress(OSError):
         ctypes.CDLL("libcuda.so.1").cuInit(0)

@@ -115,10 +115,12 @@ class _Run:
             output.rmdir()  # empty: main has checked
         shutil.move(self._workspace / "artifact", output)
         if resolved.parsed_spec.output.publish and not rejected(done.gate):
-            self._publish(
-                done, output, resolved, work_hash(resolved.revision, fetched.data_sha256, resolved.spec, ENGINE_VERSION)
-            )
+            self._publish(done, output, resolved, self._work_hash(fetched, resolved))
         self._say(done)
+
+    def _work_hash(self, fetched: Fetched, resolved: Resolved) -> str:
+        gpus = self._job.limits.gpus
+        return work_hash(resolved.revision, fetched.data_sha256, resolved.spec, ENGINE_VERSION, gpus=gpus)
 
     def _fetch(self) -> tuple[Fetched, Resolved]:
         settings = self._settings
@@ -180,7 +182,7 @@ class _Run:
             memory=allowed(self._settings, request),
         )
         device = device_of(self._settings) if side == "compute" else self._settings.device
-        watch = Watch.of(side, self._settings.model_copy(update={"device": device}))
+        watch = Watch.of(side, self._settings.model_copy(update={"device": device}), gpus=self._job.limits.gpus)
         watchdog = Watchdog(child, watch)
         try:
             while not child.finished:

@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--gpus", help="a worker for each of these: auto, a number, or UUIDs with commas")
     parser.add_argument("--cpus", help="the cores of the one worker: 0,1,2; default: those near its GPU")
     options = parser.parse_args(arguments)
-    placements = _placements(options.gpus, options.cpus)
+    placements = _placements(options.gpus, options.cpus, options.worker_class)
     if len(placements) > 1:
         if options.once:
             raise SystemExit(f"--once works on one job, and --gpus {options.gpus} are {len(placements)} GPUs: name one")
@@ -142,12 +142,12 @@ def main(arguments: list[str] | None = None) -> None:
         worker.run()
 
 
-def _placements(gpus: str | None, cpus: str | None) -> list[Placement]:
+def _placements(gpus: str | None, cpus: str | None, worker_class: str) -> list[Placement]:
     """Return where workers are to compute; none where nothing was said, and one finds its own."""
     if gpus is None:
         return []
     try:
-        placements = wanted(gpus, get_settings())
+        placements = wanted(gpus, get_settings(), worker_class)
     except NoCard as refusal:
         raise SystemExit(str(refusal)) from None
     if cpus:

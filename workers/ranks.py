@@ -12,12 +12,14 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
+
+import torch  # noqa: TID253 - the ranks' own library
 
 from espalier.diagnosis import classify
 from espalier.distributed.group import RankGroup, joined
 from espalier.distributed.launch import RankEndedError, RankFailedError, launch
-from espalier.errors import PeerLostError
+from espalier.errors import EngineError, PeerLostError
 from espalier.messages import ComputeRequest, ErrorInfo, Failed
 from espalier.model import numerics
 from workers.processes.pipe import MessageWriter, take_stdout
@@ -27,11 +29,18 @@ BLAME_SECONDS: Final = 10.0
 Work = Callable[[ComputeRequest, MessageWriter, RankGroup], None]
 
 
+class TooFewCardsError(EngineError, class_="device_lost"):
+    """There is not a card for each rank of the job."""
+
+    retryable: ClassVar[bool] = True
+
+
 def lead(request: ComputeRequest, pipe: MessageWriter, work: Work) -> int:
     """Run a request in as many ranks as it asks for; return the exit status, or end by the signal that ended a rank.
 
     `work`: of one rank; it raises where the rank fails.
     """
+    _require_cards(request)
     pipe.hand_over()
     try:
         launch(
@@ -51,6 +60,17 @@ def lead(request: ComputeRequest, pipe: MessageWriter, work: Work) -> int:
         pipe.send(Failed(error=ErrorInfo.model_validate_json(ended.text)))
         return 1
     return 0
+
+
+def _require_cards(request: ComputeRequest) -> None:
+    """Raise TooFewCardsError where ranks would compute on cards, and there is not one for each."""
+    there = torch.cuda.device_count()  # asks the driver, and opens no card
+    if request.device == "cpu" or (request.device == "auto" and not there) or there >= request.ranks:
+        return
+    raise TooFewCardsError(
+        f"the job computes on {request.ranks} cards, and this worker sees {there}",
+        hint="See ESPALIER_WORKER_CLASSES and `espalier worker --gpus`: workers of its class need as many.",
+    )
 
 
 def _rank(payload: bytes, work: Work) -> None:

@@ -55,7 +55,7 @@ class Service:
         """Return a worker for each class, and of the one class that computes on GPUs a worker for each of them."""
         classes = self._settings.classes
         on_gpus = [each.name for each in classes if each.device != "cpu"]
-        placements = all_cards(self._settings) if len(on_gpus) == 1 else []
+        placements = all_cards(self._settings, on_gpus[0]) if len(on_gpus) == 1 else []
         parts = []
         for name in (each.name for each in classes):
             if len(placements) > 1 and name == on_gpus[0]:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from app.integrations.systems import Source
 from espalier.recipe.base import Spec, fingerprint
-from espalier.recipe.refusals.unbuilt import Unbuilt, UnbuiltFlag, later
+from espalier.recipe.refusals.unbuilt import UnbuiltFlag, later
 from espalier.recipe.spec import CompressionSpec
 
 
@@ -23,7 +23,11 @@ class Limits(Spec):
     max_host_memory_bytes: int | None = Field(
         None, ge=2**28, le=2**63 - 1, description="Of the computing process, its libraries included (about half a GB)."
     )
-    gpus: Unbuilt = later("Cards that the job computes on; null: one.")
+    gpus: Literal[1, 2, 4, 8] | None = Field(
+        None,
+        description="Cards that compute the job together, each with a process of its own; null: one. Pruning gives the "
+        "same bytes for any number; reconstruction for any number that is named, 1 included.",
+    )
 
 
 LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][\w./-]*$")]

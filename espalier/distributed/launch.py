@@ -76,9 +76,10 @@ def enter(work: Callable[..., object], *args: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.setdefault(name, "lo")
-    if cards := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        # Threads begin on the first card that a process sees, whatever card the others compute on.
-        os.environ["CUDA_VISIBLE_DEVICES"] = cards.split(",")[int(os.environ["LOCAL_RANK"])]
+    number = int(os.environ["LOCAL_RANK"])
+    cards = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(number + 1)))).split(",")
+    # One card alone is seen: threads begin on the first one, whatever card the others compute on.
+    os.environ["CUDA_VISIBLE_DEVICES"] = cards[number] if number < len(cards) else ""
     work(*args)
 
 

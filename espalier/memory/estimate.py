@@ -209,17 +209,18 @@ def estimate(
     """Estimate the parts of a job's memory.
 
     `itemsize`: of the compute dtype; `stored`: of the dtype that is written; `text_bytes`: of the largest text;
-    `process`: what the libraries take; `ranks`: that compute the job, of which a retraining shares its model: the parts
-    are of one of them.
+    `process`: what the libraries take; `ranks`: that compute the job, and share the windows, and in a retraining the
+    model: the parts are of one of them.
     """
     length = spec.calibration.sequence_length or shape.default_length
     tokens = spec.calibration.samples * length
     gram = any(step.reads == "gram" for step in spec.masking)
     scored = [item.sequence_length or shape.default_length for item in spec.evaluate.perplexity]
-    hidden_states = tokens * shape.width * itemsize
+    held = tokens if spec.reconstruct else pruning.own_windows(spec.calibration.samples, ranks=ranks) * length
+    hidden_states = held * shape.width * itemsize
     retrain = spec.retrain
     blocks, samples = _blocks(
-        shape, gram=gram, tokens=tokens, length=length, itemsize=itemsize, stored=stored, on=device
+        shape, gram=gram, tokens=tokens, length=length, itemsize=itemsize, stored=stored, on=device, ranks=ranks
     )
     return MemoryEstimate(
         process=process,
@@ -244,13 +245,20 @@ def estimate(
 
 
 def _blocks(
-    shape: ModelShape, *, gram: bool, tokens: int, length: int, itemsize: int, stored: int, on: Device
+    shape: ModelShape, *, gram: bool, tokens: int, length: int, itemsize: int, stored: int, on: Device, ranks: int
 ) -> tuple[int, int]:
     """Return what the largest block takes, and the inputs that errors are measured on where they are counted apart."""
     sizes, samples = [0], [0]
     for block in shape.kinds:
         size = pruning.block_bytes(
-            block, gram=gram, tokens=tokens, length=length, itemsize=itemsize, stored=stored, device=on
+            block,
+            gram=gram,
+            tokens=tokens,
+            length=length,
+            itemsize=itemsize,
+            stored=stored,
+            device=on,
+            ranks=ranks,
         )
         sample = pruning.sample_bytes(block, gram=gram, tokens=tokens, itemsize=itemsize)
         sizes.append(size + sample * (on == "cuda"))

@@ -28,7 +28,15 @@ What matrices that read the same input share counts among them: it is kept until
 
 
 def block_bytes(
-    block: BlockShape, *, gram: bool, tokens: int, length: int, itemsize: int, stored: int, device: Device
+    block: BlockShape,
+    *,
+    gram: bool,
+    tokens: int,
+    length: int,
+    itemsize: int,
+    stored: int,
+    device: Device,
+    ranks: int = 1,
 ) -> int:
     """Return what one block takes where it is computed: weights, statistics, and a batch or the matrix in work.
 
@@ -46,7 +54,7 @@ def block_bytes(
         work += sampled * max(FLOAT_BYTES * each.inputs + ERROR_BYTES * each.outputs for each in block.maps)
     grams = sum(FLOAT_BYTES * each**2 for each in inputs) if gram else 0
     product = FLOAT_BYTES * max(inputs) ** 2 if gram and itemsize < FLOAT_BYTES else 0  # of a batch of narrow inputs
-    walking = grams * partial_sums(tokens // length) + activations + product
+    walking = grams * partial_sums(tokens // length, ranks=ranks) + activations + product
     return block.parameters * _weight_bytes(itemsize, stored, device) + max(walking, grams + work)
 
 
@@ -58,6 +66,13 @@ def _weight_bytes(itemsize: int, stored: int, device: Device) -> int:
     """
     made = stored + MASK_BYTES
     return itemsize + made if device == "cpu" else stored + max(made, itemsize * (itemsize != stored))
+
+
+def own_windows(windows: int, *, ranks: int) -> int:
+    """Return how many of the calibration windows the first rank holds, which has no fewer than another one."""
+    per_rank = NUM_SHARDS // ranks
+    base, more = divmod(windows, NUM_SHARDS)
+    return per_rank * base + min(more, per_rank)
 
 
 def partial_sums(windows: int, *, ranks: int = 1) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from espalier.memory.pruning import ERROR_TOKENS
@@ -14,6 +15,8 @@ ASSUMED_WINDOWS: Final = 200
 """Windows of a measurement that takes all of its text."""
 MOVES: Final = frozenset({"fetching", "exporting", "uploading"})
 """Phases whose work is bytes that move; that of all others is floating-point operations."""
+SHARED: Final = frozenset({"calibrating", "pruning", "reconstructing", "retraining"})
+"""Phases whose work several ranks share; the first one does all others alone."""
 UNCOUNTED: Final = frozenset({"resolving", "publishing"})
 """Phases that wait for other systems."""
 FORWARD: Final = 2.0
@@ -36,6 +39,11 @@ def works(spec: CompressionSpec, shape: ModelShape, *, file_bytes: int) -> dict[
     skipped = UNCOUNTED if spec.prune else UNCOUNTED | {"calibrating", "pruning"}
     planned = [phase.name for phase in PHASES if phase.field is None or getattr(spec, phase.field)]
     return {phase: counted.get(phase, float(shape.weights)) for phase in planned if phase not in skipped}
+
+
+def of_one_rank(counts: Mapping[str, float], ranks: int) -> dict[str, float]:
+    """Return the work of every phase that the first of several ranks does, of the work of all."""
+    return {phase: count / ranks if phase in SHARED else count for phase, count in counts.items()}
 
 
 def num_jobs(spec: CompressionSpec) -> int:

@@ -62,9 +62,29 @@ DECLARED: Final[Mapping[str, Mapping[Kind, Declared]]] = {
 SHARED_PHASES: Final = tuple(DECLARED)
 
 
-def work_hash(revision: str, data: Mapping[str, str], spec: Mapping[str, Any], engine: str) -> str:
-    """Hash what decides the result: model, text (fingerprint -> sha256), resolved spec less what is done with it."""
-    return fingerprint({"revision": revision, "data": dict(data), "spec": _published_nowhere(spec), "engine": engine})
+def work_hash(
+    revision: str, data: Mapping[str, str], spec: Mapping[str, Any], engine: str, *, gpus: int | None = None
+) -> str:
+    """Hash what decides the result: model, text (fingerprint -> sha256), resolved spec less what is done with it.
+
+    `gpus`: cards that the job names; they decide bytes where weights are fitted or trained.
+    """
+    whole = {"revision": revision, "data": dict(data), "spec": _published_nowhere(spec), "engine": engine}
+    return fingerprint(whole | fitted_as(spec, gpus))
+
+
+def fitted_as(spec: Mapping[str, Any], gpus: int | None) -> dict[str, Any]:
+    """Return what of the number of cards decides the bytes of a result: nothing of one that is pruned alone.
+
+    Any number that is named reconstructs alike, and as no job does that names none; training in shards rounds
+    differently for each number.
+    """
+    decides: dict[str, Any] = {}
+    if gpus is not None and spec.get("reconstruct"):
+        decides["reconstructed"] = "in pieces"
+    if gpus is not None and gpus > 1 and spec.get("retrain"):
+        decides["retrained_on"] = gpus
+    return decides
 
 
 def datasets_in(spec: object) -> Iterator[dict[str, Any]]:

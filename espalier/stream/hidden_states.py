@@ -99,7 +99,7 @@ class HiddenStates:
         """The streams whose states are this one's tensor: who is alone may write into it."""
 
         def enter() -> Iterator[torch.Tensor]:
-            for hidden_BTD, calls in streamed.prelude(self._share(list(self._cut(windows_NT))), weights):
+            for hidden_BTD, calls in streamed.prelude(self._own_of(list(self._cut(windows_NT))), weights):
                 # Windows are equally long, so that the arguments depend on the size of the batch alone.
                 self._calls.setdefault(len(hidden_BTD), calls)
                 yield hidden_BTD
@@ -143,7 +143,7 @@ class HiddenStates:
     def advance(self, block: nn.Module) -> None:
         """Replace the hidden states by what the next block makes of them, and move on to the one after it."""
         alone = len(self._sharing) == 1
-        outputs = (self.output(block, batch) for batch in self._share(list(self.batches)))
+        outputs = (self.output(block, batch) for batch in self._own_of(list(self.batches)))
         self.states = self._gather(outputs, self._sizes_of(self.states), into=self.states if alone else None)
         if not alone:
             self._sharing.discard(self)
@@ -179,7 +179,7 @@ class HiddenStates:
         `shared`: the ranks share the batches, where they share the work on this stream; else every rank runs all.
         """
         device, batches = self.streamed.device, list(self._cut(states))
-        outputs = (run(batch.to(device)) for batch in (self._share(batches) if shared else batches))
+        outputs = (run(batch.to(device)) for batch in (self._own_of(batches) if shared else batches))
         return self._gather(outputs, self._sizes_of(states), shared=shared)
 
     def difference(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -210,11 +210,11 @@ class HiddenStates:
     def _sizes_of(self, windows: torch.Tensor) -> list[int]:
         return [len(batch) for batch in self._cut(windows)]
 
-    def _share(self, batches: list[Part]) -> list[Part]:
+    def _own_of(self, batches: list[Part]) -> list[Part]:
         """Select the batches that this rank works on."""
-        return batches[self._share_of(self._group.rank, len(batches))]
+        return batches[self._own_range(self._group.rank, len(batches))]
 
-    def _share_of(self, rank: int, count: int) -> slice:
+    def _own_range(self, rank: int, count: int) -> slice:
         """Return the batches of a rank, of so many in all: the first rank has one wherever there is one."""
         begin, end = (-(-each * count // self._group.size) for each in (rank, rank + 1))
         return slice(begin, end)
@@ -228,7 +228,7 @@ class HiddenStates:
         `parts`: of this rank alone where the work is shared.
         """
         several = shared and self._group.size > 1
-        start = sum(sizes[: self._share_of(self._group.rank, len(sizes)).start]) if several else 0
+        start = sum(sizes[: self._own_range(self._group.rank, len(sizes)).start]) if several else 0
         for part in parts:
             if into is None or into.dtype != part.dtype:
                 into = self._empty(torch.Size((sum(sizes), *part.shape[1:])), part.dtype)
@@ -249,8 +249,8 @@ class HiddenStates:
         if states is None or states.dtype != kind[1]:  # it had no batch that would have told
             states = self._empty(*kind)
         for rank in range(self._group.size):
-            share = self._share_of(rank, len(sizes))
-            begin, end = sum(sizes[: share.start]), sum(sizes[: share.stop])
+            owned = self._own_range(rank, len(sizes))
+            begin, end = sum(sizes[: owned.start]), sum(sizes[: owned.stop])
             if end > begin:
                 self._group.broadcast(states[begin:end], source=rank)
         return states

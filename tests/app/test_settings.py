@@ -157,6 +157,7 @@ REFUSED: dict[str, list[str]] = {
     "name each class by at most 64": [
         f"WORKER_CLASSES={name}" for name in ("cpu:5", "a/b=5", "a b=5", "../x", "x" * 65)
     ],
+    "give a worker 1, 2, 4 or 8 cards": ["WORKER_CLASSES=gpu=80e9x3", "WORKER_CLASSES=gpu=80e9x"],
     "every class has a name of its own": ["WORKER_CLASSES=cpu=1,cpu=2"],
     "give a number of bytes above 0": [f"WORKER_CLASSES=cpu={number}" for number in ("0", "-1", "nan")],
     "Input should be": [f"{name}={value}" for name in SPANS for value in ("inf", "nan", "-1", "1e300")],

@@ -151,7 +151,6 @@ UNBUILT: Final[list[tuple[str, dict[str, Any]]]] = [
     ("spec.quantize", {"spec": {"preset": "fast", "quantize": {"bits": 4}}}),
     ("spec.output.format", {"spec": {"preset": "fast", "output": {"format": "gguf"}}}),
     ("spec.output.format", {"spec": {"preset": "fast", "output": {"format": "compressed-tensors"}}}),
-    ("limits.gpus", {"spec": {"preset": "fast"}, "limits": {"gpus": 2}}),
 ]
 
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from app.db.tenancy import Project
 from app.main import create_app
 from app.production import refuse_unsafe_production
 from app.settings import Settings
+from app.worker_classes import parse_classes
 from espalier.version import VERSION
 from tests.fixtures.workers.runs import Bench
 from workers.main import DRAIN_SECONDS
@@ -267,3 +269,16 @@ def test_the_dashboard_and_the_alerts_ask_for_numbers_that_are_told(sqlite_url: 
     asked = {name for panel in DASHBOARD["panels"] for name in re.findall(r"espalier_\w+", panel["targets"][0]["expr"])}
     assert len(DASHBOARD["panels"]) == len({panel["id"] for panel in DASHBOARD["panels"]}) == 12
     assert {re.sub(r"_(bucket|count)$", "", name) for name in asked} <= exposed
+
+
+def test_a_job_of_eight_cards_has_a_pod_with_eight() -> None:
+    text = (ROOT / "docker/kubernetes-gpu8.yaml").read_text()
+    (job,) = yaml.safe_load_all(text)
+    pod = job["spec"]["jobTargetRef"]["template"]["spec"]
+    (container,) = pod["containers"]
+    named = dict(pairwise(container["args"]))
+    assert named["--gpus"] == str(container["resources"]["limits"]["nvidia.com/gpu"]) == "8"
+    assert f"= '{named['--worker-class']}'" in job["spec"]["triggers"][0]["metadata"]["query"]
+    (described,) = re.findall(r"names the class: (\S+)", text)
+    assert {each.name: each.cards for each in parse_classes(described)}[named["--worker-class"]] == 8
+    assert any(volume.get("emptyDir", {}).get("medium") == "Memory" for volume in pod["volumes"])

@@ -1,4 +1,4 @@
-"""The memory of this machine, and whether it has a GPU; without torch."""
+"""The memory and threads of this machine, and whether it has a GPU; without torch."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def device_of(settings: Settings) -> Device:
         return "cuda" if cards.visible() else "cpu"
     except cards.NoCard:
         return "cpu"
+
+
+def threads_of(settings: Settings, gpus: int | None) -> int:
+    """Return the threads of each process of a job that names so many cards."""
+    return max(1, settings.threads // (gpus or 1))
 
 
 def host_memory_bytes() -> int:

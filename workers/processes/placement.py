@@ -33,11 +33,12 @@ class Placement:
 
     @classmethod
     def of(cls, settings: Settings, worker_class: str = "default") -> Placement:
-        """Return the placement of a worker that is told no cards: the first card there is, or the CPU.
+        """Return the placement of a worker that is told no cards: the first ones there are, or the CPU.
 
         A class of CPUs gets jobs by what a CPU holds, and leaves a GPU of the same machine to the others.
         """
-        declared = class_named(settings.classes, worker_class).device
+        named = class_named(settings.classes, worker_class)
+        declared = named.device
         if settings.device == "cpu" or (settings.device == "auto" and declared == "cpu"):
             return cls("cpu")
         try:
@@ -51,7 +52,7 @@ class Placement:
             return cls("cuda")
         if not there:
             return cls("cpu" if settings.device == "auto" else settings.device)
-        return divide(there[:1])[0]
+        return divide(there[: named.cards], each=named.cards)[0]
 
     @property
     def memory_bytes(self) -> int | None:
@@ -75,22 +76,25 @@ class Placement:
             os.sched_setaffinity(0, self.cpus)
 
 
-def all_cards(settings: Settings) -> list[Placement]:
-    """Return a placement for each card of the machine; none where there is no card, or none that is to be used.
+def all_cards(settings: Settings, worker_class: str) -> list[Placement]:
+    """Return a placement for each card of the machine, or for as many as the class has; none where none is to be used.
 
     Cards of unequal memory need a worker class each: that is said, and nothing is placed.
     """
     if settings.device == "cpu":
         return []
     try:
-        return wanted("auto", settings)
+        return wanted("auto", settings, worker_class)
     except NoCard as refusal:
         log.info("workers take the first GPU, or the CPU", reason=str(refusal))
         return []
 
 
-def wanted(gpus: str, settings: Settings) -> list[Placement]:
-    """Return a placement for each card of `--gpus`: `auto` for all, a number of them, or UUIDs; raises NoCard."""
+def wanted(gpus: str, settings: Settings, worker_class: str = "default") -> list[Placement]:
+    """Return a placement for each card of `--gpus`: `auto` for all, a number of them, or UUIDs; raises NoCard.
+
+    Workers of a class of several cards have as many each.
+    """
     if settings.device == "cpu":
         raise NoCard("--gpus takes GPUs and ESPALIER_DEVICE=cpu forbids them: leave one of the two out")
     there = cards.visible()
@@ -110,7 +114,7 @@ def wanted(gpus: str, settings: Settings) -> list[Placement]:
             "(nvidia-smi mig -cgi ... -C), a container its GPUs (--gpus all)"
         )
     _require_alike(chosen)
-    return divide(chosen)
+    return divide(chosen, each=class_named(settings.classes, worker_class).cards)
 
 
 def _require_alike(chosen: Sequence[Card]) -> None:
@@ -124,15 +128,23 @@ def _require_alike(chosen: Sequence[Card]) -> None:
         )
 
 
-def divide(chosen: Sequence[Card]) -> list[Placement]:
-    """Return a placement for each card; those of one NUMA node divide its cores."""
+def divide(chosen: Sequence[Card], *, each: int = 1) -> list[Placement]:
+    """Return a placement for each card, or for so many in a row; cards of one NUMA node divide its cores.
+
+    Raises NoCard where they do not come out even.
+    """
+    if len(chosen) % each:
+        raise NoCard(
+            f"workers of this class have {each} cards each (ESPALIER_WORKER_CLASSES), and {len(chosen)} are given: "
+            f"give a multiple of {each}, by number or UUIDs, or another --worker-class"
+        )
     allowed = os.sched_getaffinity(0)
     near = {card: frozenset(cards.cpus_of(card) & allowed) or frozenset(allowed) for card in chosen}
-    placements = []
+    cores: dict[Card, frozenset[int]] = {}
     for card in chosen:
         neighbours = [other for other in chosen if near[other] == near[card]]
-        cores, place = sorted(near[card]), neighbours.index(card)
-        begin, end = (len(cores) * at // len(neighbours) for at in (place, place + 1))
-        # Fewer cores than cards: they share what there is.
-        placements.append(Placement("cuda", (card,), frozenset(cores[begin:end] or cores)))
-    return placements
+        ordered, place = sorted(near[card]), neighbours.index(card)
+        begin, end = (len(ordered) * at // len(neighbours) for at in (place, place + 1))
+        cores[card] = frozenset(ordered[begin:end] or ordered)  # fewer cores than cards: they share what there is
+    groups = [tuple(chosen[first : first + each]) for first in range(0, len(chosen), each)]
+    return [Placement("cuda", group, frozenset[int]().union(*(cores[card] for card in group))) for group in groups]

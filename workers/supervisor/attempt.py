@@ -19,7 +19,7 @@ from app.db.session import clock
 from app.errors import StorageError
 from app.integrations.shared.targets import PublishRequest
 from app.platform.loops import OUTAGE
-from app.services.admission.routing import NoClassHolds, larger_class
+from app.services.admission.routing import NoClassHolds, NoClassOfCards, larger_class
 from app.services.publications import rejected
 from espalier.messages import (
     ComputeRequest,
@@ -131,8 +131,10 @@ class _Attempt:
     def _left_to_others(self, resolved: Resolved) -> Transition | None:
         settings, current = self._services.settings, self._job.worker_class
         try:
-            worker_class = larger_class(settings, current, resolved.parsed_spec, resolved.parsed_facts)
-        except NoClassHolds as error:
+            worker_class = larger_class(
+                settings, current, resolved.parsed_spec, resolved.parsed_facts, gpus=self._request.limits.gpus
+            )
+        except (NoClassHolds, NoClassOfCards) as error:
             raise JobFailed(ErrorInfo.of(error, self._recorder.phase)) from error
         if worker_class is not None:
             return lambda session, job, now: transitions.reroute(session, job, worker_class, now=now)
@@ -244,7 +246,7 @@ class _Attempt:
             uploader=self._uploader,
             fetched=self._fetched,
             quota=DiskQuota(settings.scratch, settings.scratch_max_bytes),
-            watch=Watch.of(side, settings),
+            watch=Watch.of(side, settings, gpus=self._request.limits.gpus),
         )
 
     def _fetched(self, message: Resolved | Fetched) -> Sequence[RecordedMessage]:

@@ -20,17 +20,22 @@ from app.settings import Settings
 from espalier.checkpoint_names import NORMS, RESULT, CheckpointName, Kind
 from espalier.messages import ErrorInfo, Layer, StoredCheckpoint
 from espalier.methods import stored_statistics
-from espalier.recipe.hashes import SHARED_PHASES, phase_key, work_hash
+from espalier.recipe.hashes import SHARED_PHASES, fitted_as, phase_key, work_hash
 from espalier.recipe.spec import ENGINE_VERSION, MOST_STEPS
 from workers.lease import transitions
 from workers.lease.retries import JobFailed
 from workers.lease.transitions import Transition
 from workers.messages import Facts, RecordedMessage, Resolved, StoredInStore
+from workers.processes.machine import threads_of
 
 
-def made_by(settings: Settings) -> dict[str, Any]:
-    """Return what decides the bits of a result beside the work itself: engine, device, threads, library versions."""
-    return {"engine": ENGINE_VERSION, "device": settings.device, "threads": settings.threads, **_libraries()}
+def made_by(settings: Settings, gpus: int | None = None) -> dict[str, Any]:
+    """Return what decides the bits of a result beside the work itself: engine, device, threads, library versions.
+
+    `gpus`: cards that the job names. On a CPU its ranks share the threads.
+    """
+    threads = threads_of(settings, gpus) if settings.device == "cpu" else settings.threads
+    return {"engine": ENGINE_VERSION, "device": settings.device, "threads": threads, **_libraries()}
 
 
 @cache
@@ -46,12 +51,13 @@ class Reuse:
         self._policy = job.request.get("reuse", "auto")
         self.work_hash = job.work_hash
         self._source = source_cache.source_key(job.request["source"])
-        store = PhaseStore(job.project_id, settings)
+        self._gpus = (job.request.get("limits") or {}).get("gpus")
+        store = PhaseStore(job.project_id, settings, gpus=self._gpus)
         self.phases = store if self._policy != "never" else None
 
     def resolved(self, resolved: Resolved, data: Mapping[str, str]) -> Facts:
         """Return the resolved source with its work hash, and what of it was pinned before it was read."""
-        self.work_hash = work_hash(resolved.revision, data, resolved.spec, ENGINE_VERSION)
+        self.work_hash = work_hash(resolved.revision, data, resolved.spec, ENGINE_VERSION, gpus=self._gpus)
         seen: dict[str, dict[str, Any]] = {}
         if self._source and self._source == source_cache.source_key(self._job.request["source"]):
             seen[self._source] = {"revision": resolved.revision, "facts": resolved.facts}
@@ -122,9 +128,9 @@ def _nothing_to_reuse() -> ErrorInfo:
 class PhaseStore:
     """Where the checkpoints of one job's phases lie for every job that has the same ones to make."""
 
-    def __init__(self, project_id: str, settings: Settings) -> None:
+    def __init__(self, project_id: str, settings: Settings, *, gpus: int | None = None) -> None:
         self._project_id = project_id
-        self._made_by = made_by(settings)
+        self._made_by, self._gpus = made_by(settings, gpus), gpus
         self._work: dict[str, Any] | None = None
         self._statistics: list[str] = []
         """The one kind of stored statistics that the job reads; files of Gram matrices are large."""
@@ -140,7 +146,8 @@ class PhaseStore:
         """Return the key under which a checkpoint is shared; None for one that stays with its job."""
         if self._work is None or (parsed := CheckpointName.parse(name)) is None:
             return None
-        return phase_key(phase, parsed, **self._work, made_by=self._made_by)
+        more = fitted_as(self._work["spec"], self._gpus) if phase == "reconstructing" else {}
+        return phase_key(phase, parsed, **self._work, made_by=self._made_by | more)
 
     def prefix(self, key: str) -> str:
         """Return the prefix of a key's files in the store."""

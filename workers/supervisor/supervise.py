@@ -43,12 +43,17 @@ class Watch:
     still_seconds: float
     on_gpu: bool = False
     """A thread spins while it waits for a GPU, for a kernel that never ends too: CPU time tells nothing."""
+    of_ranks: bool = False
+    """The child looks after its ranks ten times a second: its CPU time tells nothing of theirs."""
 
     @classmethod
-    def of(cls, side: Side, settings: Settings) -> Watch:
-        """Return how children of a side are watched; the device is the one that the worker has decided on."""
+    def of(cls, side: Side, settings: Settings, *, gpus: int | None = None) -> Watch:
+        """Return how children of a side are watched; the device is the one that the worker has decided on.
+
+        `gpus`: cards that the job names.
+        """
         if side == "compute":
-            return cls(settings.hang_seconds, on_gpu=settings.device == "cuda")
+            return cls(settings.hang_seconds, on_gpu=settings.device == "cuda", of_ranks=(gpus or 1) > 1)
         return cls(STILL_SECONDS[side])
 
     def error(self, phase: Phase | None, *, ended: bool) -> ErrorInfo:
@@ -139,7 +144,8 @@ class Watchdog:
         """Tell whether it hangs, by what it has said since the last call."""
         # Lines of a log are no steps: a collective that hangs complains of it.
         moved = any(not isinstance(message, Log) for message in messages)
-        cpu = self._cpu if self._watch.on_gpu else self._child.cpu_seconds
+        tells_nothing = self._watch.on_gpu or self._watch.of_ranks
+        cpu = self._cpu if tells_nothing else self._child.cpu_seconds
         if moved or cpu - self._cpu >= STILL_CPU_SECONDS:
             self._moved, self._cpu = time.monotonic(), cpu
         return time.monotonic() - self._moved > self._watch.still_seconds

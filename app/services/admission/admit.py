@@ -89,7 +89,7 @@ class Desk:
         spec = self._resolved(request.spec, facts) if facts else None
         if spec and (problems := list(self._too_short(spec))):
             raise InvalidRequest("The text is too short.", items=problems)
-        worker_class = routing.require_class(self.settings, spec, facts)
+        worker_class = routing.require_class(self.settings, spec, facts, gpus=request.limits.gpus)
         return Admitted(request, worker_class, self.settings.mode, spec, facts)
 
     def identify(
@@ -104,11 +104,12 @@ class Desk:
         if model is None:
             return admitted
         spec = admitted.spec or self._resolved(admitted.request.spec, model.facts)
-        work_hash = self._work_hash(session, project_id, model.revision, spec)
+        gpus = admitted.request.limits.gpus
+        work_hash = self._work_hash(session, project_id, model.revision, spec, gpus)
         known = replace(admitted, spec=spec, revision=model.revision, work_hash=work_hash)
         if admitted.facts is not None:
             return known
-        worker_class = routing.require_class(self.settings, spec, model.facts)
+        worker_class = routing.require_class(self.settings, spec, model.facts, gpus=gpus)
         return replace(known, facts=model.facts, worker_class=worker_class)
 
     def _resolved(self, spec: CompressionSpec, facts: ModelFacts) -> CompressionSpec:
@@ -124,13 +125,17 @@ class Desk:
             self._met[key] = source_cache.model(session, project_id, document)
         return self._met[key]
 
-    def _work_hash(self, session: Session, project_id: str, revision: str, spec: CompressionSpec) -> str | None:
+    def _work_hash(
+        self, session: Session, project_id: str, revision: str, spec: CompressionSpec, gpus: int | None
+    ) -> str | None:
         """Return the work hash of a resolved spec; None while one of its texts is not known."""
         named = tuple(spec.datasets.items())
         if named not in self._data:
             self._data[named] = source_cache.data_of(session, project_id, spec.datasets)
         data = self._data[named]
-        return work_hash(revision, data, spec.model_dump(mode="json"), ENGINE_VERSION) if data is not None else None
+        if data is None:
+            return None
+        return work_hash(revision, data, spec.model_dump(mode="json"), ENGINE_VERSION, gpus=gpus)
 
     def _unread(self, request: JobRequest) -> Iterator[Problem]:
         for at, named in [("/source", request.source), *datasets_of(request)]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,7 +18,7 @@ from app.db.session import once
 from app.errors import InvalidRequest
 from app.settings import Settings
 from app.worker_classes import WorkerClass
-from espalier.errors import InsufficientMemoryError, Problem
+from espalier.errors import EngineError, InsufficientMemoryError, Problem
 from espalier.memory import Decision, Device, Need, decide, estimate, itemsize_of, stored_itemsize, usable_bytes, work
 from espalier.memory.accelerators import Accelerator, accelerator_of
 from espalier.probe import ModelFacts
@@ -60,15 +60,40 @@ class NoClassHolds(InsufficientMemoryError):
         self.pointer = need.pointer
 
 
-def worker_class(settings: Settings, spec: CompressionSpec | None, facts: ModelFacts | None) -> str:
-    """Return the worker class of a job; the first class where its model is not known yet.
+class NoClassOfCards(EngineError, class_="invalid_spec"):
+    """No worker class has as many cards for one job as it asks for."""
 
-    Raises NoClassHolds. A class that holds the whole model comes before one that goes through it block by block.
+    pointer = "/limits/gpus"
+
+    def __init__(self, gpus: int, known: Sequence[WorkerClass]) -> None:
+        there = ", ".join(f"{each.name} ({each.cards})" for each in known)
+        super().__init__(
+            f"No worker class has {gpus} cards for one job: {there}.",
+            hint="Ask for as many as one has, or leave limits.gpus out; an operator adds a class in "
+            "ESPALIER_WORKER_CLASSES (name=bytesxCARDS:flops).",
+        )
+
+
+def of_cards(settings: Settings, gpus: int | None) -> list[WorkerClass]:
+    """Return the worker classes with as many cards as a job asks for, smallest first; raises NoClassOfCards."""
+    known = [each for each in settings.classes if each.cards == (gpus or 1)]
+    if not known:
+        raise NoClassOfCards(gpus or 1, settings.classes)
+    return known
+
+
+def worker_class(
+    settings: Settings, spec: CompressionSpec | None, facts: ModelFacts | None, *, gpus: int | None = None
+) -> str:
+    """Return the worker class of a job on so many cards; the first such class where its model is not known yet.
+
+    Raises NoClassHolds and NoClassOfCards. A class that holds the whole model comes before one that goes through it
+    block by block.
     """
-    known = settings.classes
+    known = of_cards(settings, gpus)
     if spec is None or facts is None:
         return known[0].name
-    counts = work.works(spec, facts.shape, file_bytes=0)
+    counts = work.of_one_rank(work.works(spec, facts.shape, file_bytes=0), gpus or 1)
     operations = sum(count for phase, count in counts.items() if phase not in work.MOVES)
     fits = [fit(each, spec, facts, device=each.device or "cpu", operations=operations) for each in known]
     holding = [each for each in fits if each.lacking is None]
@@ -86,24 +111,31 @@ def worker_class(settings: Settings, spec: CompressionSpec | None, facts: ModelF
     raise NoClassHolds(largest.lacking, largest.worker_class, largest.budget)
 
 
-def require_class(settings: Settings, spec: CompressionSpec | None, facts: ModelFacts | None) -> str:
+def require_class(
+    settings: Settings, spec: CompressionSpec | None, facts: ModelFacts | None, *, gpus: int | None = None
+) -> str:
     """Return the worker class of a new job; raises InvalidRequest where none holds it, with the numbers."""
     try:
-        return worker_class(settings, spec, facts)
+        return worker_class(settings, spec, facts, gpus=gpus)
+    except NoClassOfCards as error:
+        items = [Problem(error.pointer, "no-worker-class", error.detail)]
+        raise InvalidRequest("No worker class has the cards.", items=items) from error
     except NoClassHolds as error:
         items = [Problem(error.pointer, "no-worker-class", error.detail)]
         raise InvalidRequest("No worker class holds the job.", items=items) from error
 
 
-def larger_class(settings: Settings, current: str, spec: CompressionSpec, facts: ModelFacts | None) -> str | None:
+def larger_class(
+    settings: Settings, current: str, spec: CompressionSpec, facts: ModelFacts | None, *, gpus: int | None = None
+) -> str | None:
     """Return the worker class that a job has to move to: one after its own, where its own is not the right one.
 
-    A job whose model nobody had seen begins in the first class. Raises NoClassHolds.
+    A job whose model nobody had seen begins in the first class. Raises NoClassHolds and NoClassOfCards.
     """
-    names = [each.name for each in settings.classes]
+    names = [each.name for each in of_cards(settings, gpus)]
     if current not in names[:-1] or facts is None:
         return None
-    wanted = worker_class(settings, spec, facts)
+    wanted = worker_class(settings, spec, facts, gpus=gpus)
     return wanted if names.index(wanted) > names.index(current) else None
 
 
@@ -112,8 +144,8 @@ def fit(
 ) -> ClassFit:
     """Return how a job fits into a worker class that computes on `device`; its texts are left out."""
     itemsize = itemsize_of(spec.compute_dtype, device=device)
-    stored = stored_itemsize(spec, facts.dtype)
-    needed = estimate(facts.shape, spec, device=device, itemsize=itemsize, stored=stored, text_bytes=0)
+    stored, ranks = stored_itemsize(spec, facts.dtype), worker_class.cards
+    needed = estimate(facts.shape, spec, device=device, itemsize=itemsize, stored=stored, text_bytes=0, ranks=ranks)
     budget = budget_of(worker_class, device)
     decision = decide(needed, spec, device=device, budget=budget)
     peak = needed.largest_peak(spec, device=device, by_blocks=decision.by_blocks, micro_batch=decision.micro_batch)

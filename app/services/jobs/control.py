@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.bodies.control import JobPatch, Retry
+from app.bodies.job import Limits
 from app.db.job import PRIORITIES, Job, queue_rank
 from app.db.lifecycle import ACTIONS, TERMINAL, Action, JobState, allowed
 from app.db.queries.jobs import events, jobs
@@ -23,6 +24,7 @@ from app.services.events import outbox
 from app.services.jobs import children, rights
 from app.services.resources import Resources
 from app.services.tenancy import projects
+from app.settings import Settings
 from espalier.errors import InvalidForModel, Problem
 from espalier.recipe.expressions import BadPattern, Selection
 
@@ -68,9 +70,7 @@ def retry(resources: Resources, project_id: str, job_id: str, request: Retry) ->
         rights.require_to_submit(rights.targets_in(job.request["spec"]))
         target = _target(job, "retry")
         if request.limits is not None:
-            given = request.limits.model_dump(mode="json", exclude_unset=True)
-            job.request = {**job.request, "limits": {**(job.request.get("limits") or {}), **given}}
-            admit.admit_limits(request.limits, resources.settings)
+            _change_limits(job, request.limits, resources.settings)
         # The right to a high priority may have been withdrawn since the job was created.
         was = {number: name for name, number in PRIORITIES.items()}[job.priority]
         projects.admit_priority(session, resources.settings.mode, project_id, request.priority or was)
@@ -85,6 +85,15 @@ def retry(resources: Resources, project_id: str, job_id: str, request: Retry) ->
         children.retry_all(session, job.id, now=now)
         projects.admit_queued(session, actors.current(), project_id)
     resources.notifier.notify(job.worker_class)
+
+
+def _change_limits(job: Job, limits: Limits, settings: Settings) -> None:
+    given, before = limits.model_dump(mode="json", exclude_unset=True), job.request.get("limits") or {}
+    if given.get("gpus", before.get("gpus")) != before.get("gpus"):
+        detail = "a job keeps its number of cards, which its checkpoints may depend on: clone it"
+        raise InvalidRequest("The limits cannot be changed so.", items=[Problem("/limits/gpus", "fixed", detail)])
+    admit.admit_limits(limits, settings)
+    job.request = {**job.request, "limits": {**before, **given}}
 
 
 def _refuse_patterns(resources: Resources, project_id: str, job_id: str) -> None:

@@ -86,8 +86,8 @@ def outlook(
     budget = min(usable_bytes(memory) if device == "cuda" else memory, limit or float("inf"))
     itemsize = itemsize_of(spec.compute_dtype, device=device)
     size = routing.text_bytes(session, spec.datasets.values())
-    stored = stored_itemsize(spec, facts.dtype)
-    needed = estimate(facts.shape, spec, device=device, itemsize=itemsize, stored=stored, text_bytes=size)
+    stored, ranks = stored_itemsize(spec, facts.dtype), limits.gpus or 1
+    needed = estimate(facts.shape, spec, device=device, itemsize=itemsize, stored=stored, text_bytes=size, ranks=ranks)
     gpu = accelerator_of(memory, named.flops) if device == "cuda" else None
     return Outlook(device, needed, budget, decide(needed, spec, device=device, budget=budget), gpu)
 

@@ -182,3 +182,28 @@ def test_a_folder_is_probed_again_when_a_file_is_another(tmp_path: Path) -> None
     assert probe_cached(tmp_path) is first
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
     assert probe_cached(tmp_path).licence == "mit"
+
+
+PERP = {"method": "perp", "steps": 1000, "batch_size": 8, "sequence_length": 2048}
+
+
+def test_a_job_goes_to_a_class_with_the_cards_that_it_names(llama_8b: ModelFacts, llama_70b: ModelFacts) -> None:
+    classes = settings("cpu=16e9,gpu=80e9:2e14,gpu2=80e9x2:2e14,gpu8=80e9x8:2e14")
+    assert [each.cards for each in classes.classes] == [1, 1, 2, 8]
+    assert routing.worker_class(classes, job(), llama_8b) == "gpu", "none is named: one card"
+    assert routing.worker_class(classes, job(), llama_8b, gpus=1) == "gpu"
+    assert routing.worker_class(classes, job(), llama_8b, gpus=2) == "gpu2"
+    assert routing.worker_class(classes, None, None, gpus=8) == "gpu8"
+    assert routing.larger_class(classes, "gpu8", job(), llama_8b, gpus=8) is None
+    with pytest.raises(routing.NoClassHolds):
+        routing.worker_class(classes, job(retrain=PERP), llama_70b)
+    assert routing.worker_class(classes, job(retrain=PERP), llama_70b, gpus=8) == "gpu8"
+
+
+def test_cards_that_no_class_has_are_refused_with_those_that_are(llama_8b: ModelFacts) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        routing.require_class(settings("cpu=16e9,gpu8=80e9x8:2e14"), job(), llama_8b, gpus=4)
+    (problem,) = refusal.value.items
+    assert problem.pointer == "/limits/gpus"
+    assert "cpu (1), gpu8 (8)" in problem.detail
+    assert "name=bytesxCARDS:flops" in problem.detail

@@ -101,3 +101,15 @@ def test_equal_work_keeps_its_hash(name: str) -> None:
 @pytest.mark.parametrize("name", SPECS)
 def test_a_resolved_spec_keeps_its_text(name: str) -> None:
     assert fingerprint(_resolved(name)) == TEXT[name]
+
+
+def test_cards_decide_a_hash_where_they_decide_bytes() -> None:
+    def keys(**fields: Any) -> list[str]:
+        return [work_hash("a" * 40, {}, {"prune": [_HALF], **fields}, "6", gpus=gpus) for gpus in (None, 1, 2, 8)]
+
+    assert len(set(keys())) == 1, "a pruned model is the same"
+    none, one, two, eight = keys(reconstruct={"window": "block"})
+    assert none != one == two == eight, "reconstruction in pieces is the same for any number that is named"
+    none, one, two, eight = keys(retrain={"method": "perp"})
+    assert none == one
+    assert len({one, two, eight}) == 3, "training in shards rounds differently"

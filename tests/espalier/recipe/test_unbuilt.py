@@ -43,7 +43,6 @@ FIELDS: list[tuple[str, Any, Any]] = [
     ("/spec/gate/min_cosine", 0.97, None),
     ("/spec/gate/min_overlap", 0.85, None),
     (f"{STEP}/targets/allow_leftovers", True, False),
-    ("/limits/gpus", 4, None),
     ("/forecast", True, False),
 ]
 """Fields that are declared and not built."""
@@ -173,7 +172,6 @@ SECOND_VERSION: Final = (
     "dataset",
     "loss",
     "allow_leftovers",
-    "gpus",
     "budget",
     "pattern",
     "cycles",

@@ -202,3 +202,15 @@ def test_children_see_the_card_of_their_worker_by_its_uuid(
     assert (env["NCCL_DEBUG"], env["CUDA_MPS_PIPE_DIRECTORY"], env["CUDA_CACHE_PATH"]) == ("INFO", "/mps", "/c")
     assert "NCCL_DEBUG" not in environment("fetch", tmp_path, 1)
     assert bound == [set(os.sched_getaffinity(0))]
+
+
+def test_workers_of_a_class_of_several_cards_have_as_many_each(nvidia_smi: Cards) -> None:
+    nvidia_smi.are(80, 80, 80, 80)
+    pairs = AUTO.model_copy(update={"worker_classes": "gpu=80e9,gpu2=80e9x2"})
+    placements = wanted("auto", pairs, "gpu2")
+    assert [len(each.cards) for each in placements] == [2, 2]
+    assert {card.uuid for each in placements for card in each.cards} == set(uuids("auto"))
+    assert [len(each.cards) for each in wanted("auto", pairs, "gpu")] == [1] * 4
+    assert len(Placement.of(pairs, "gpu2").cards) == 2, "a worker that is told none takes the first ones"
+    with pytest.raises(NoCard, match=r"have 2 cards each .* and 3 are given: give a multiple of 2"):
+        wanted("3", pairs, "gpu2")

@@ -36,7 +36,6 @@ NOT_BUILT: list[tuple[str, Any, str]] = [
     ("/spec/prune", {"method": "awp", "sparsity": 0.5}, "/spec/prune/method"),
     ("/spec/prune/sparsity", "50%", "/spec/prune/sparsity"),
     ("/spec/calibration/dataset", {"kind": "self_generated"}, "/spec/calibration/dataset/kind"),
-    ("/limits", {"gpus": 2}, "/limits/gpus"),
     ("/source", "org/model", "/source"),
 ]
 
@@ -60,6 +59,8 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("/spec/output/publish", [{"kind": "mlflow"}], "/spec/output/publish/0", "no-name"),
     ("/labels", {"a/~b!": "x"}, "/labels/a~1~0b!", "string-pattern-mismatch"),
     ("/limits/max_run_seconds", 0, "/limits/max_run_seconds", "greater-than"),
+    ("/limits/gpus", 3, "/limits/gpus", "literal-error"),
+    ("/limits/gpus", 2, "/limits/gpus", "no-worker-class"),
     # a name that is no name: lists and objects are not even hashable
     ("/source", {"kind": []}, "/source/kind", "union-tag-invalid"),
     ("/spec/prune", {"method": {}}, "/spec/prune/method", "union-tag-invalid"),
