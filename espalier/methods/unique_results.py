@@ -19,15 +19,17 @@ def unique_result(of: device) -> Iterator[None]:
     For values that are selected, and writes or additions to places of which none occurs twice; never for sums. The
     switch is the process's: no other thread may launch kernels meanwhile.
     """
-    if of.type == "cpu" or not torch.are_deterministic_algorithms_enabled():
+    # The public switch goes through the compiler's settings, which takes longer than a small kernel.
+    switches = torch._C
+    if of.type == "cpu" or not switches._get_deterministic_algorithms():
         yield
         return
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(False)
+    warn_only = switches._get_deterministic_algorithms_warn_only()
+    switches._set_deterministic_algorithms(False, warn_only=False)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(True, warn_only=warn_only)
+        switches._set_deterministic_algorithms(True, warn_only=warn_only)
 
 
 def scatter_unique(into: Tensor, index: Tensor, source: Tensor | float) -> Tensor:
