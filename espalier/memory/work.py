@@ -24,7 +24,11 @@ FORWARD: Final = 2.0
 FORWARD_AND_BACKWARD: Final = 3 * FORWARD
 MAX_TRIALS: Final = 5
 TRIAL_FRACTION: Final = 0.1
-"""Length of a trial as a fraction of the training: all of them together are at most half of it."""
+"""Length of a trial as a fraction of a short training: all of them together are at most half of it."""
+LONG_TRIAL_FRACTION: Final = 0.02
+"""The same of a training of 1,000 steps and more: all of them together are at most a tenth of it."""
+ENOUGH_STEPS: Final = 20
+"""Of a trial, in between: what a tenth of 200 steps is, and a fiftieth of 1,000."""
 MIN_STEPS: Final = 4
 """Shorter trials tell nothing."""
 
@@ -53,7 +57,8 @@ def num_jobs(spec: CompressionSpec) -> int:
 
 def trials(steps: int) -> tuple[int, int]:
     """Return how many trials of a learning rate go before so many steps, at most, and the steps of one."""
-    length = max(MIN_STEPS, round(TRIAL_FRACTION * steps))
+    enough = max(ENOUGH_STEPS, round(LONG_TRIAL_FRACTION * steps))
+    length = max(MIN_STEPS, min(round(TRIAL_FRACTION * steps), enough))
     return min(MAX_TRIALS, steps // (2 * length)), length
 
 

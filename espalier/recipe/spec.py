@@ -25,7 +25,7 @@ SCHEMA_VERSION = 1
 ENGINE_VERSION = "6"
 """Part of every work hash: raised whenever equal specs would give other bytes.
 
-6: statistics of calibration are summed in eight shards of the windows, which any number of ranks adds up alike.
+6: calibration is summed in eight shards, as any number of ranks adds them up; trials of a rate are shorter.
 5: texts of more than 4 MiB are tokenised in pieces; null rows of data sets are no documents; a head
 that the files hold beside `tie_word_embeddings: true` is the head where it differs from the embeddings.
 """

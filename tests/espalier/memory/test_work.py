@@ -85,9 +85,14 @@ def test_members_of_a_soup_are_written_and_measured_like_any_job(facts: ModelFac
         (8, (1, 4)),
         (40, (5, 4)),
         (200, (5, 20)),  # half of the training again
+        (500, (5, 20)),
+        (1000, (5, 20)),  # a tenth
+        (4000, (5, 80)),
     ],
 )
-def test_trials_are_at_most_five_of_a_tenth(steps: int, expected: tuple[int, int]) -> None:
+def test_trials_are_at_most_five_of_a_tenth_or_in_the_long_run_a_fiftieth(
+    steps: int, expected: tuple[int, int]
+) -> None:
     assert trials(steps) == expected
 
 
