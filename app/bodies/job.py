@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticKnownError
 
 from app.integrations.systems import Source
 from espalier.recipe.base import Spec, fingerprint
 from espalier.recipe.refusals.unbuilt import UnbuiltFlag, later
 from espalier.recipe.spec import CompressionSpec
+
+
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):  # equal to 1, and so one of the numbers of a Literal
+        raise PydanticKnownError("int_type")
+    return value
 
 
 class Limits(Spec):
@@ -23,7 +30,7 @@ class Limits(Spec):
     max_host_memory_bytes: int | None = Field(
         None, ge=2**28, le=2**63 - 1, description="Of the computing process, its libraries included (about half a GB)."
     )
-    gpus: Literal[1, 2, 4, 8] | None = Field(
+    gpus: Annotated[Literal[1, 2, 4, 8] | None, BeforeValidator(_no_truth)] = Field(
         None,
         description="Cards that compute the job together, each with a process of its own; null: one. Pruning gives the "
         "same bytes for any number; reconstruction for any number that is named, 1 included.",

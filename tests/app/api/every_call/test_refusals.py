@@ -60,6 +60,7 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("/labels", {"a/~b!": "x"}, "/labels/a~1~0b!", "string-pattern-mismatch"),
     ("/limits/max_run_seconds", 0, "/limits/max_run_seconds", "greater-than"),
     ("/limits/gpus", 3, "/limits/gpus", "literal-error"),
+    ("/limits/gpus", True, "/limits/gpus", "int-type"),
     ("/limits/gpus", 2, "/limits/gpus", "no-worker-class"),
     # a name that is no name: lists and objects are not even hashable
     ("/source", {"kind": []}, "/source/kind", "union-tag-invalid"),
