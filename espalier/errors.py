@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal
+from functools import partial
+from typing import Any, ClassVar, Final, Literal
 
 ErrorClass = Literal[
     "invalid_spec",
@@ -172,6 +173,10 @@ class EngineError(Exception):
         self.module = module
         """The file, tensor or field at fault."""
         super().__init__(self.detail)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel pickled between the ranks of a job, whatever a subclass is made of."""
+        return partial(type(self).__new__, type(self)), self.args, self.__dict__
 
     @property
     def detail(self) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import distributed
 
 from espalier.distributed.tree_sum import added
-from espalier.errors import PeerLostError, device_fault
+from espalier.errors import EngineError, PeerLostError, device_fault
 
 Value = TypeVar("Value")
 TIMEOUT: Final = timedelta(hours=6)
@@ -71,19 +71,38 @@ class RankGroup:
     def led(self, work: Callable[[], Value]) -> Value:
         """Let rank 0 do something alone, and return its result on every rank; the others wait however long it takes.
 
-        The result travels pickled. What the work raises ends rank 0, and with it the group.
+        The result travels pickled. An EngineError that the work raises is raised on every rank; anything else ends
+        rank 0, and with it the group.
         """
         if self.size == 1:
             return work()
         name = f"led/{next(self._turns)}"
+        result: Value | EngineError | None = None
         if self.leads:
-            result: Value | None = work()
+            result = _tried(work)
             self._wait_on().set(name, "done")
         else:
-            result = None
             with _peers():
                 self._wait_on().wait([name], timedelta(days=ALONE_DAYS))
-        return self.broadcast_object(result)  # type: ignore[return-value]
+        result = self.broadcast_object(result)
+        if isinstance(result, EngineError):
+            raise result
+        return result  # type: ignore[return-value]
+
+    def each(self, work: Callable[[], Value]) -> Value:
+        """Let every rank do a part of its own, and return its result there.
+
+        An EngineError of one rank is raised on all of them, that of the first rank that has one: the numbers of a part
+        tell of the job, and whoever goes on after it goes on together. Anything else ends the rank, and the group.
+        """
+        if self.size == 1:
+            return work()
+        result = _tried(work)
+        errors = self.gather_objects(result if isinstance(result, EngineError) else None)
+        for error in errors:
+            if error is not None:
+                raise error
+        return result  # type: ignore[return-value]
 
     def broadcast_object(self, value: Value, *, source: int = 0) -> Value:
         """Return one rank's object on every rank; it travels pickled."""
@@ -170,6 +189,15 @@ class RankGroup:
     def _wait_on(self) -> KeyStore:
         assert self._store is not None
         return self._store
+
+
+def _tried(work: Callable[[], Value]) -> Value | EngineError:
+    try:
+        return work()
+    except PeerLostError:
+        raise  # the others are gone, or do not hear
+    except EngineError as error:
+        return error
 
 
 @contextmanager

@@ -42,15 +42,13 @@ class Trials:
             self._try(step.spec)
             self._drop_all_but(search.best(self.outcomes))
         winner = self.done[step.index]
-        artifact_dir = Path(self.request.artifact_dir)
-        shutil.rmtree(artifact_dir, ignore_errors=True)
-        shutil.move(self._folder(step.index) / "artifact", artifact_dir)
+        self.group.led(lambda: self._take(step.index))
         return winner.model_copy(update={"report": {**winner.report, "objective": step.objective}})
 
     def _try(self, spec: CompressionSpec) -> None:
         number = len(self.outcomes)
         folder, key = self._folder(number), _baseline_key(spec)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         stored = [_relocated(item, folder) for of, item in self.baselines if of == key]
         folders = {"workspace": str(folder), "artifact_dir": str(folder / "artifact")}
         request = self.request.model_copy(update={"spec": spec, "spread": False, "checkpoints": stored, **folders})
@@ -75,12 +73,20 @@ class Trials:
             assert isinstance(done, Done)
             self.done[number], report = done, done.report
         self.outcomes.append(Outcome(spec, report))
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        self.baselines = self.group.broadcast_object(self.baselines)  # rank 0 alone is told of checkpoints
+        if self.group.leads:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+    def _take(self, number: int) -> None:
+        artifact_dir = Path(self.request.artifact_dir)
+        shutil.rmtree(artifact_dir, ignore_errors=True)
+        shutil.move(self._folder(number) / "artifact", artifact_dir)
 
     def _drop_all_but(self, best: int | None) -> None:
         newest = len(self.outcomes) - 1
         for number in set(self.done) - {best, newest}:
-            shutil.rmtree(self._folder(number))
+            if self.group.leads:
+                shutil.rmtree(self._folder(number))
             del self.done[number]
 
     def _folder(self, number: int) -> Path:

@@ -200,7 +200,8 @@ class BlockPruner:
         self.kept.enter(block.index)
         group = self.session.group
         ranks = owners(matrices, group.size, gram=Gram in self.gathers)
-        made = self._prune_own([matrix for matrix in matrices if ranks[matrix.name] == group.rank], step, read)
+        own = [matrix for matrix in matrices if ranks[matrix.name] == group.rank]
+        made = group.each(lambda: self._prune_own(own, step, read))
         for matrix, each in zip(
             matrices, shared(made, matrices, ranks, group, empty=self._empty).values(), strict=True
         ):

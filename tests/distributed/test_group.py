@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from espalier.distributed.group import RankGroup
+from espalier.errors import NumericalError
 from tests.distributed.ranks import run_ranks
 
 
@@ -55,6 +56,30 @@ def test_every_rank_gets_what_one_process_would_have(size: int) -> None:
         assert found["object"] == {"of": 0}
         assert found["gathered"] == [2 * rank for rank in range(size)]
         assert found["led"] == ("done", True)
+
+
+def refuse(group: RankGroup) -> list[str]:
+    """Fail with an error of ours, in what rank 0 does alone and in the part of the last rank; what is raised here."""
+
+    def fail() -> None:
+        if group.rank in {0, group.size - 1}:
+            raise NumericalError(f"rank {group.rank}", hint="None.", module="layers.0")
+
+    def fail_last() -> None:
+        if group.rank:
+            fail()
+
+    said = []
+    for work in (lambda: group.led(fail), lambda: group.each(fail), lambda: group.each(fail_last)):
+        with pytest.raises(NumericalError) as caught:
+            work()
+        said.append(f"{caught.value} {caught.value.module}")
+    return [*said, str(group.each(lambda: group.rank))]
+
+
+def test_what_one_rank_refuses_all_of_them_raise_and_go_on_together() -> None:
+    first, last = "rank 0 None. layers.0", "rank 1 None. layers.0"
+    assert run_ranks(2, refuse) == [[first, first, last, str(rank)] for rank in range(2)]
 
 
 def test_a_process_alone_exchanges_nothing() -> None:

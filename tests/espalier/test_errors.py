@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from typing import get_args
 
@@ -64,3 +65,13 @@ def test_an_answer_has_the_words_and_the_code_of_the_library() -> None:
 def test_a_place_that_is_named_stays() -> None:
     error = DatasetRefused("too short", items=[Problem("/a", "x", "y")])
     assert error.at("/source").items == (Problem("/a", "x", "y"),)
+
+
+def test_an_error_travels_pickled_with_all_that_it_says() -> None:
+    for error in (
+        NumericalError("not finite", hint="Mend it.", module="layers.0"),
+        InsufficientMemoryError("too large", hint="Take less.", class_="gpu_oom"),
+        OwnOutput("It is one of ours.").at("/source"),
+    ):
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), vars(again), str(again)) == (type(error), vars(error), str(error))
