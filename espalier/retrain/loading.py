@@ -38,15 +38,16 @@ def trained_model(session: Session, spec: Retrain) -> Iterator[Sharding]:
 
 
 @contextmanager
-def frozen_model(session: Session, streamed: StreamedModel, weights: Weights) -> Iterator[nn.Module]:
-    """Yield a model that only computes."""
+def frozen_model(session: Session, streamed: StreamedModel, weights: Weights) -> Iterator[Sharding]:
+    """Yield a model in which nothing is trained."""
     if session.group.size == 1:
         with streamed.whole(weights) as model:
-            yield model
+            yield Sharding.alone(model, ())
         return
     model = _empty(streamed)
     parts = ((module, ()) for module, _ in _filled(model, streamed, weights))
-    yield Sharding.of(model, parts, session.group, session.device).model
+    with telling_lost_peers():
+        yield Sharding.of(model, parts, session.group, session.device)
 
 
 def _empty(streamed: StreamedModel) -> nn.Module:

@@ -17,6 +17,7 @@ from espalier.model.weights import Weights
 from espalier.recipe.steps.recovery import vary
 from espalier.retrain import rate_search, retraining
 from espalier.retrain.averaging import Blend, Masks, greedy, require_equal
+from espalier.retrain.loading import frozen_model
 from espalier.retrain.train import held_out_loss
 from espalier.retrain.training_text import split, training_windows
 from espalier.session import Session
@@ -92,8 +93,8 @@ def _choose(session: Session, members: Sequence[Member], held_out_NT: torch.Tens
 
     def loss(chosen: Sequence[int]) -> float:
         blend = Blend([members[index].weights for index in chosen])
-        with session.streamed.whole(blend) as model:
-            return held_out_loss(model, held_out_NT, batch_size=batch_size)
+        with frozen_model(session, session.streamed, blend) as sharding:
+            return held_out_loss(sharding.model, held_out_NT, batch_size=batch_size, sharding=sharding)
 
     alone = [loss([index]) for index in range(len(members))]
     if soup.average == "greedy":

@@ -33,7 +33,7 @@ def teaching(session: Session, spec: Retrain, sharding: Sharding) -> Iterator[Lo
     with frozen_model(session, session.source_streamed, session.source) as dense:
         narrowing = autocast(session.device, session.compute_dtype)
         mean = sharding.mean if session.group.size > 1 else None
-        yield Distillation(spec.loss, dense, autocast=narrowing, mean=mean)
+        yield Distillation(spec.loss, dense.model, autocast=narrowing, mean=mean)
 
 
 def recomputes(session: Session, spec: Retrain) -> bool:

@@ -139,6 +139,16 @@ def test_a_tied_head_is_one_parameter_on_ranks_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.deep
+def test_a_soup_on_ranks_judges_its_members_alike(tmp_path: Path) -> None:
+    model_dir = write_tiny_model(tmp_path / "model")
+    spec = {"cycles": {"count": 2}, "soup": {"members": 2, "average": "greedy"}}
+    one = alone(tmp_path / "one", model_dir, "perp", **spec)
+    several, other = ranks_of(2, tmp_path / "two", model_dir, "perp", **spec)
+    assert several.losses == pytest.approx(one.losses, rel=1e-4), "a cycle prunes what the one before has trained"
+    assert several.perplexity == other.perplexity == pytest.approx(one.perplexity, rel=PERPLEXITY)
+
+
+@pytest.mark.deep
 def test_in_bfloat16_ranks_differ_by_its_rounding(tmp_path: Path) -> None:
     model_dir = write_tiny_model(tmp_path / "model")
     spec = {"compute_dtype": "bfloat16", "output": {"dtype": "float32"}}
@@ -168,8 +178,9 @@ def test_no_rank_holds_more_of_a_model_whole_than_a_part(tmp_path: Path, monkeyp
 
         monkeypatch.setattr(loading, "_empty", kept)
         monkeypatch.setattr(loading, "fill", watched)
-        with loading.frozen_model(session, session.streamed, session.weights) as model:
-            rows = [parameter.to_local().numel() for parameter in model.parameters() if isinstance(parameter, DTensor)]
+        with loading.frozen_model(session, session.streamed, session.weights) as sharding:
+            parameters = sharding.model.parameters()
+            rows = [parameter.to_local().numel() for parameter in parameters if isinstance(parameter, DTensor)]
             return whole, sum(rows)
 
     for whole, rows in run_ranks(2, work):
