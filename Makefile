@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Where pip would fetch a CUDA build for a machine without a GPU: TORCH_INDEX_URL=<PyTorch's CPU index> make setup
 PIP_TORCH := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL),)
 
-.PHONY: setup demo serve dist test chaos deep load numbers standin distributed registry browser screenshots check lint types contracts bench gpu results docs clean
+.PHONY: setup demo serve dist test chaos deep load numbers standin distributed registry browser screenshots check lint types contracts bench gpu results docs families families-table clean
 
 setup: $(VENV)/.installed
 
@@ -55,6 +55,16 @@ $(VENV)/.browser: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	command -v chromium >/dev/null || apt-get install -y chromium || echo 'no chromium, and it could not be installed'
 	touch $@
+
+# Every stock decoder: what works and what is refused and why, and a whole job on a tiny model of each that works.
+families: setup
+	$(BIN)/python -m tests.families list
+	$(BIN)/python -m pytest -m "deep or not deep" -n $(PROCESSES) tests/contracts/test_every_stock_decoder.py
+
+# The table of stock decoders, and docs/families.md, anew from the installed transformers.
+families-table: setup
+	$(BIN)/python -m tests.espalier.probe.stock_types
+	$(BIN)/python -m tests.families write
 
 # Against a real MLflow server, from a Python of its own.
 registry: setup .venv-mlflow/.installed

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from espalier.families import FAMILIES
+from espalier.families import family_of
 
 
 def in_integers(model: PreTrainedModel) -> PreTrainedModel:
@@ -17,7 +17,9 @@ def in_integers(model: PreTrainedModel) -> PreTrainedModel:
     Sums of ones are exact in either type: the numbers are the same. A hook, because transformers' own code calls the
     model too (lm-eval, generation), and because copies of the model keep it.
     """
-    counting = FAMILIES[model.config.model_type].positions_in_floats
+    family = family_of(model.config.model_type)
+    assert family is not None
+    counting = family.positions_in_floats
     if counting is not None:
         model.get_submodule(counting).register_forward_pre_hook(_counted, with_kwargs=True)
     return model

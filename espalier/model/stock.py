@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from espalier.errors import BrokenResultError, EngineError, UnsupportedArchitectureError
-from espalier.families import FAMILIES
+from espalier.families import family_of
 from espalier.model import numerics, positions
 from espalier.model.tensor_names import names_in_files
 from espalier.model.weights import Weights
@@ -45,7 +45,9 @@ def skeleton(model_dir: Path, source: Weights, *, dtype: torch.dtype) -> Skeleto
     """
     with refusals("config.json"):
         config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-        for switch in FAMILIES[config.model_type].training_only:
+        family = family_of(config.model_type)
+        assert family is not None
+        for switch in family.training_only:
             setattr(config, switch, False)  # blocks that stand in for others have no router, for one
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)

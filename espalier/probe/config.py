@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from espalier.errors import SourceNotFound, UnsafeSource, UnsupportedArchitecture
-from espalier.families import FAMILIES, Family
+from espalier.families import FAMILIES, Family, accepted, family_of
+from espalier.families.stock_decoders import rows
 from espalier.families.stock_types import KINDS
 from espalier.probe import unsupported_files
 from espalier.probe.code import refuse_code
@@ -50,13 +51,14 @@ def parse_config(config: dict[str, Any]) -> Family:
     """Check a configuration; raises UnsafeSource or UnsupportedArchitecture."""
     refuse_code(config, "config.json")
     name = config.get("model_type")
-    if not isinstance(name, str) or name not in FAMILIES:
+    kind = family_of(name)
+    if kind is None:
         raise why_not(name)
     if config.get("quantization_config"):
         raise UnsupportedArchitecture("The model is quantised.", hint="Compress the unquantised weights.")
-    refuse_unread(config, FAMILIES[name].keys(), FAMILIES[name].architecture)
+    refuse_unread(config, kind.keys(), kind.architecture)
     try:
-        family = FAMILIES[name].model_validate(config)
+        family = kind.model_validate(config)
     except ValidationError as error:
         raise UnsafeSource(
             f"config.json of this {name} model is not usable: {_first(error)}.", module="config.json"
@@ -82,12 +84,14 @@ def dropped_keys(config: dict[str, Any]) -> list[str]:
 
 def why_not(name: object) -> UnsupportedArchitecture:
     """Return why a model type is not accepted; an unknown word of a stranger is not printed."""
-    supported = f"Supported: {', '.join(FAMILIES)}."
+    supported = f"Supported: {', '.join(accepted())}."
     if not isinstance(name, str):
         return UnsupportedArchitecture("config.json names no model_type.", hint=supported)
     kind = KINDS.get(name)
     if kind == "a decoder":
-        why = f"{name} is a decoder of stock transformers, and is not supported by Espalier."
+        row = rows().get(name)
+        reason = f": {row.refused}" if row is not None and row.refused else ""
+        why = f"{name} is a decoder of stock transformers, and is not supported by Espalier{reason}."
         return UnsupportedArchitecture(why, hint=f"Its weights cannot stand for another type. {supported}")
     if kind is not None:
         why = f"{name} is {kind} of stock transformers, and is not supported: only causal language models are."

@@ -110,6 +110,7 @@ def probe(
         family = read_config(directory)
         refuse_many(family)
         tensors = read_tensors(directory)
+        family = family.measured({name: tensor.shape for name, tensor in tensors.items()})
         family = as_stored(family, tensors, directory, whole=whole)
         licence = _licence(directory / "README.md")
         no_tokenizer = vocabulary.missing(directory, family, unread=unread)

@@ -13,7 +13,7 @@ from app.services.admission import bounded, source_cache
 from app.services.admission.admit import admit
 from app.services.resources import Resources
 from espalier.errors import SourceRefused
-from espalier.families import FAMILIES
+from espalier.families import family_of
 from espalier.probe.config import why_not
 from espalier.recipe.spec import CompressionSpec
 
@@ -74,7 +74,7 @@ def inspect(resources: Resources, project_id: str, source: ModelSource) -> Sourc
 
 def _as_unsupported(inspection: SourceInspection) -> dict[str, Any]:
     kind = inspection.shown.get("model_type")
-    refused = kind is not None and kind not in FAMILIES
+    refused = kind is not None and family_of(kind) is None
     return {
         "resolved": False,
         "supported": False if refused else None,

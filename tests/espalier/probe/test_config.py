@@ -111,7 +111,7 @@ def test_only_a_typo_is_answered_with_a_guess(name: str, meant: str | None) -> N
     ("name", "kind"),
     [
         ("mamba", "a decoder"),
-        ("ministral3", "a decoder"),
+        ("granitemoe", "a decoder"),
         ("bert", "an encoder"),
         ("t5", "an encoder-decoder"),
         ("vit", "a model of pictures"),

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from app.api.views import View
 from app.bodies.job import JobRequest
 from app.bodies.schema import require_tags
-from espalier.families import FAMILIES
+from espalier.families import accepted
 from espalier.methods.base import Method
 from espalier.methods.statistic import need_of
 from espalier.recipe.spec import ENGINE_VERSION, SCHEMA_VERSION
@@ -126,7 +126,7 @@ def list_methods() -> CatalogueView:
                 summary=inspect.cleandoc(family.__doc__ or ""),
                 notes=family.notes or None,
             )
-            for name, family in FAMILIES.items()
+            for name, family in accepted().items()
         ],
     )
 

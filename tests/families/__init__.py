@@ -1,0 +1,1 @@
+"""What stock transformers has of decoders, tried and written down: `python -m tests.families`."""
