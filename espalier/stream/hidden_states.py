@@ -42,6 +42,7 @@ from espalier.model.halves import Run
 from espalier.model.numerics import CPU
 from espalier.model.streamed import BlockCall, StreamedModel
 from espalier.model.weights import Weights
+from espalier.stream.crossing import crossed
 
 Part = TypeVar("Part")
 
@@ -132,8 +133,8 @@ class HiddenStates:
     def outputs(self, block: nn.Module) -> Iterator[torch.Tensor]:
         """Run the next block over every batch and yield what comes out, on the device."""
         with torch.no_grad():
-            for batch in self.batches:
-                yield self.output(block, batch)
+            for hidden_BTD in crossed(self._cut(self.states), self.streamed.device):
+                yield self.output(block, Batch(hidden_BTD, self.calls_for(len(hidden_BTD))))
 
     def output(self, block: nn.Module, batch: Batch) -> torch.Tensor:
         """Run the next block over one batch."""
@@ -179,7 +180,7 @@ class HiddenStates:
         `shared`: the ranks share the batches, where they share the work on this stream; else every rank runs all.
         """
         device, batches = self.streamed.device, list(self._cut(states))
-        outputs = (run(batch.to(device)) for batch in (self._own_of(batches) if shared else batches))
+        outputs = map(run, crossed(self._own_of(batches) if shared else batches, device))
         return self._gather(outputs, self._sizes_of(states), shared=shared)
 
     def difference(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
