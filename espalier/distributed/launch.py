@@ -9,8 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from typing import Any, Final
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -21,6 +23,9 @@ from espalier.parent_death import end_with_parent
 LOOPBACK: Final = "127.0.0.1"
 WATCH_SECONDS: Final = 0.1
 """Interval at which ranks are looked after."""
+SHORT: Final = "/tmp"  # noqa: S108 - a folder of its own is made in it
+MAX_FOLDER: Final = 60
+"""Letters of the folder for temporary files: the name of a socket has 107, of which some forty come behind it."""
 END_SECONDS: Final = 2
 """What the other ranks may take to end once one has failed, before they are killed."""
 
@@ -47,6 +52,7 @@ def launch(size: int, work: Callable[..., object], *args: object, preload: Seque
     `preload`: modules that every rank imports. Raises RankEndedError.
     """
     multiprocessing.set_forkserver_preload(list(preload))
+    _start_forks()
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -67,6 +73,17 @@ def launch(size: int, work: Callable[..., object], *args: object, preload: Seque
         if failure.exitcode < 0:
             raise RankEndedError(None, number=-failure.exitcode) from None
         raise RankEndedError(_text(failure), number=None) from None
+
+
+def _start_forks() -> None:
+    """Start the process that forks: its socket lies where the path is short, as a workspace's may not be."""
+    before = tempfile.tempdir
+    if len(tempfile.gettempdir()) > MAX_FOLDER and os.access(SHORT, os.W_OK):
+        tempfile.tempdir = SHORT
+    try:
+        forkserver.ensure_running()
+    finally:
+        tempfile.tempdir = before
 
 
 def enter(work: Callable[..., object], *args: object) -> None:
