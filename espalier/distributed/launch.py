@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing import forkserver
 from typing import Any, Final
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -31,7 +32,7 @@ END_SECONDS: Final = 2
 
 
 class RankEndedError(Exception):
-    """A rank ended before its work did; the others are ended too."""
+    """A rank ended before its work did, or the launcher was told to end; all ranks are ended."""
 
     def __init__(self, text: str | None, *, number: int | None) -> None:
         super().__init__(text or f"signal {number}")
@@ -73,6 +74,8 @@ def launch(size: int, work: Callable[..., object], *args: object, preload: Seque
         if failure.exitcode < 0:
             raise RankEndedError(None, number=-failure.exitcode) from None
         raise RankEndedError(_text(failure), number=None) from None
+    except SignalException as told:  # to this process, while torch's handlers stood
+        raise RankEndedError(None, number=told.sigval) from None
 
 
 def _start_forks() -> None:

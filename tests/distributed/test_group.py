@@ -70,9 +70,9 @@ def refuse(group: RankGroup) -> list[str]:
             fail()
 
     said = []
-    for work in (lambda: group.led(fail), lambda: group.each(fail), lambda: group.each(fail_last)):
+    for together, work in ((group.led, fail), (group.each, fail), (group.each, fail_last)):
         with pytest.raises(NumericalError) as caught:
-            work()
+            together(work)
         said.append(f"{caught.value} {caught.value.module}")
     return [*said, str(group.each(lambda: group.rank))]
 

@@ -143,7 +143,8 @@ def test_ranks_end_with_their_launcher(
     until_first_block(child, job)
     processes = child.family()
     child.process.send_signal(end)  # to the launcher alone, as when its supervisor died
-    assert child.process.wait(END_SECONDS) != 0
+    assert child.process.wait(END_SECONDS) == -end, "as of a child alone: the next attempt goes on"
+    assert [message for message in child.messages() if isinstance(message, Failed)] == []
     assert_gone(processes)
 
 
