@@ -73,6 +73,8 @@ def left_to_a_service(job: JobRequest, settings: Settings) -> Iterator[tuple[str
             yield f"{pointer}/kind", "`upload` takes a service's store: use `local` or `huggingface`"
         elif kind in LOGINS and (missing := LOGINS[kind].missing_here(settings, doing)):
             yield f"{pointer}/kind", missing
+    if (job.limits.gpus or 1) > 1 and spec.objective is not None:
+        yield "/limits/gpus", "a search on several cards is a service's: leave one of the two out"
     if job.reuse == "require":
         yield "/reuse", "earlier results are a service's: use `auto` or `never`"
     if job.plan_id is not None:

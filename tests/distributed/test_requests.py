@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from app.bodies.job import JobRequest
 from app.settings import Settings
 from tests.fixtures.library.tiny_models import write_tiny_model
-from workers.local_run import run
+from workers.local_run import left_to_a_service, run
 from workers.processes import machine
 from workers.supervisor.supervise import Watch
 
@@ -45,3 +45,11 @@ def test_ranks_share_the_threads_and_are_watched_by_their_steps() -> None:
     settings = Settings(threads=6, device="cpu")
     assert [machine.threads_of(settings, gpus) for gpus in (None, 1, 4, 8)] == [6, 6, 1, 1]
     assert [Watch.of("compute", settings, gpus=gpus).of_ranks for gpus in (None, 1, 2)] == [False, False, True]
+
+
+def test_a_search_on_several_cards_is_left_to_a_service() -> None:
+    search = {"prune": {"method": "magnitude", "sparsity": 0.5}, "objective": {"max_relative_perplexity_increase": 0.1}}
+    source = {"kind": "local", "path": "/model"}
+    for gpus, refused in ((2, ["/limits/gpus"]), (1, []), (None, [])):
+        job = JobRequest.model_validate({"source": source, "spec": search, "limits": {"gpus": gpus}})
+        assert [pointer for pointer, _ in left_to_a_service(job, Settings())] == refused
