@@ -7,10 +7,14 @@ the reading; what the streamed model has read then stays for the measurements, w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
+from torch import nn
 
 from espalier.errors import UnsupportedArchitectureError
 from espalier.evaluate.held_weights import FiniteCheck, HeldWeights
@@ -25,6 +29,8 @@ WINDOWS: Final = 2
 LENGTH: Final = 64
 TOLERANCE: Final = {torch.float32: 1e-4, torch.bfloat16: 0.03, torch.float16: 0.01}
 """Of the logits of one token, relative to their norm: maps are added up in another order where experts were stacked."""
+MAX_LEFT_DENSE: Final = 0.2
+"""Of the weights inside the blocks: above it, a sparsity of the pruned matrices says little of the model."""
 HEADROOM: Final = 1.2
 """Of the whole model's bytes, what has to be free."""
 
@@ -45,6 +51,13 @@ def run(session: Session) -> Certified:
     Raises NumericalError for weights that are not finite, UnsupportedArchitectureError where the two differ.
     """
     streamed = session.source_streamed
+    left_dense = _share_left_dense(streamed)
+    if left_dense > MAX_LEFT_DENSE:
+        raise UnsupportedArchitectureError(
+            f"{left_dense:.0%} of the weights inside the blocks belong to no matrix that can be pruned, where "
+            f"{MAX_LEFT_DENSE:.0%} is allowed",
+            hint="Most of such a model would stay dense; nothing was compressed.",
+        )
     session.source.require_whole()  # the stock loader names no file
     lacking = _lacking_memory(session, streamed)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -56,7 +69,7 @@ def run(session: Session) -> Certified:
         "class": streamed.stock_class,
         "items": [{"name": "weights_finite", "verdict": "passed"}, forward, _head(streamed)],
         "keys_dropped": session.request.dropped_keys,
-        "share_left_dense": _share_left_dense(streamed),
+        "share_left_dense": left_dense,
     }
     return Certified(document, weights)
 
@@ -126,11 +139,35 @@ def _of_stock(session: Session, tokens_BT: torch.Tensor) -> torch.Tensor:
 def _streamed(streamed: StreamedModel, weights: Weights, tokens_BT: torch.Tensor) -> torch.Tensor:
     stream = HiddenStates(streamed, tokens_BT, weights, batches=[len(tokens_BT)], states_in=streamed.device)
     for block in streamed.layout.blocks:
-        with streamed.block(block.index, weights) as module:
+        with streamed.block(block.index, weights) as module, _reached(streamed, block.index, module):
             stream.advance(module)
     (batch,) = stream.batches
     (logits,) = streamed.logits([(tokens_BT, batch.hidden_BTD)], weights)
     return logits.cpu().float()
+
+
+@contextmanager
+def _reached(streamed: StreamedModel, index: int, module: nn.Module) -> Iterator[None]:
+    """Require that every matrix of a block is called; of an expert, tokens may reach none."""
+    reached, matrices = set[str](), streamed.layout.blocks[index].matrices
+    hooks = [
+        module.get_submodule(matrix.local).register_forward_pre_hook(partial(_note, reached, matrix.name))
+        for matrix in matrices
+    ]
+    yield
+    for hook in hooks:
+        hook.remove()
+    silent = next((each.name for each in matrices if not each.routed and each.name not in reached), None)
+    if silent is not None:
+        raise UnsupportedArchitectureError(
+            f"{silent} takes no part in the forward pass as a module: its inputs cannot be measured",
+            hint="Stock transformers reads this weight without calling its module; nothing was compressed.",
+            module=silent,
+        )
+
+
+def _note(reached: set[str], name: str, _module: nn.Module, _args: object) -> None:
+    reached.add(name)
 
 
 def _compared(streamed: StreamedModel, expected_BTV: torch.Tensor, found_BTV: torch.Tensor) -> dict[str, Any]:

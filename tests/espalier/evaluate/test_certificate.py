@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from espalier.errors import NumericalError, UnsupportedArchitectureError
 from espalier.evaluate import baseline, certificate
@@ -91,6 +92,26 @@ def test_a_forward_pass_that_differs_ends_the_job(
     job = local_job(tmp_path, llama, texts)
     with pytest.raises(UnsupportedArchitectureError, match="differs from that of stock LlamaForCausalLM"):
         job.attempt()
+
+
+def test_a_matrix_that_is_read_without_a_call_ends_the_job(
+    tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_a_call(mlp: Any, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = mlp.down_proj(mlp.act_fn(x @ mlp.gate_proj.weight.T) * mlp.up_proj(x))
+        return out
+
+    monkeypatch.setattr(LlamaMLP, "forward", without_a_call)
+    with pytest.raises(UnsupportedArchitectureError, match=r"layers\.0\.mlp\.gate_proj takes no part"):
+        local_job(tmp_path, llama, texts).attempt()
+
+
+def test_a_model_that_would_stay_dense_in_large_part_ends_the_job(
+    tmp_path: Path, texts: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificate, "MAX_LEFT_DENSE", 0.001)
+    with pytest.raises(UnsupportedArchitectureError, match="belong to no matrix that can be pruned"):
+        local_job(tmp_path, llama, texts).attempt()
 
 
 def test_where_the_model_does_not_fit_the_report_says_so(
