@@ -45,9 +45,11 @@ def allowed(settings: Settings, request: BaseModel) -> MemoryLimits:
     if not isinstance(request, ComputeRequest):
         room = settings.fetch_memory_bytes or max(LEAST_FETCHING, min(MOST_FETCHING, whole // 4))
         return MemoryLimits(room, room)
-    room = settings.child_memory_bytes or int(whole * SHARE)
+    room = each = settings.child_memory_bytes or int(whole * SHARE)
     limit = request.max_host_memory_bytes
     if limit is not None and machine.device_of(settings) == "cpu":  # drivers of a GPU count more than they hold
-        room = min(room, limit + SLACK_BYTES)
+        # Of ranks, the limit is on each; who launches and who forks them hold less.
+        processes = request.ranks + 2 * (request.ranks > 1)
+        room, each = (min(room, count * limit + SLACK_BYTES) for count in (processes, 1))
     files = sum(path.stat().st_size for path in Path(request.model_dir).glob("*.safetensors"))
-    return MemoryLimits(room, room + settings.threads * STACK_BYTES + MAPPED * files)
+    return MemoryLimits(room, each + settings.threads * STACK_BYTES + MAPPED * files)

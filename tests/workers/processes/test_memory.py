@@ -47,6 +47,8 @@ def test_the_default_is_a_share_of_the_machine_and_room_for_what_is_mapped(of_16
     assert memory.allowed(of_16_gib, Message()) == MemoryLimits(4 * GIB, 4 * GIB)
     limited, capped = request(tmp_path, max_host_memory_bytes=GIB), GIB + memory.SLACK_BYTES
     assert memory.allowed(of_16_gib, limited) == MemoryLimits(capped, capped + more)
+    several = request(tmp_path, max_host_memory_bytes=GIB, ranks=2)
+    assert memory.allowed(of_16_gib, several) == MemoryLimits(4 * GIB + memory.SLACK_BYTES, capped + more)
     configured = of_16_gib.model_copy(update={"child_memory_bytes": 2 * GIB, "fetch_memory_bytes": 3 * GIB})
     assert memory.allowed(configured, request(tmp_path)) == MemoryLimits(2 * GIB, 2 * GIB + more)
     assert memory.allowed(configured, Message()) == MemoryLimits(3 * GIB, 3 * GIB)
