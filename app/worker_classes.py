@@ -65,8 +65,10 @@ def parse_classes(text: str) -> list[WorkerClass]:
         raise ValueError(f"every class has a name of its own: {EXAMPLE}")
     if not all(map(_NAME.fullmatch, names)):
         raise ValueError(f"name each class by at most 64 letters, digits, `.`, `-` and `_`: {EXAMPLE}")
-    if not all(before.memory_bytes <= after.memory_bytes for before, after in pairwise(classes)):
-        raise ValueError(f"the classes stand smallest first: {EXAMPLE}")
+    for number in CARDS:  # a job goes to classes of its own number of cards alone
+        alike = [each.memory_bytes for each in classes if each.cards == number]
+        if not all(before <= after for before, after in pairwise(alike)):
+            raise ValueError(f"the classes stand smallest first, each number of cards for itself: {EXAMPLE}")
     return classes
 
 

@@ -198,6 +198,8 @@ def test_a_job_goes_to_a_class_with_the_cards_that_it_names(llama_8b: ModelFacts
     with pytest.raises(routing.NoClassHolds):
         routing.worker_class(classes, job(retrain=PERP), llama_70b)
     assert routing.worker_class(classes, job(retrain=PERP), llama_70b, gpus=8) == "gpu8"
+    older = settings("cpu=16e9,gpu=141e9:4e14,gpu8=80e9x8:2e14")  # smallest first, each number of cards for itself
+    assert routing.worker_class(older, job(), llama_8b, gpus=8) == "gpu8"
 
 
 def test_cards_that_no_class_has_are_refused_with_those_that_are(llama_8b: ModelFacts) -> None:
