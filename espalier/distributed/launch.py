@@ -31,6 +31,10 @@ END_SECONDS: Final = 2
 """What the other ranks may take to end once one has failed, before they are killed."""
 
 
+FORKS_GONE: Final = 255
+"""Exit status that multiprocessing gives a rank whose forking process is gone; the rank is killed with it."""
+
+
 class RankEndedError(Exception):
     """A rank ended before its work did, or the launcher was told to end; all ranks are ended."""
 
@@ -71,8 +75,9 @@ def launch(size: int, work: Callable[..., object], *args: object, preload: Seque
         elastic_launch(config, enter)(work, *args)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
-        if failure.exitcode < 0:
-            raise RankEndedError(None, number=-failure.exitcode) from None
+        if failure.exitcode < 0 or failure.exitcode == FORKS_GONE:
+            number = signal.SIGKILL if failure.exitcode == FORKS_GONE else -failure.exitcode
+            raise RankEndedError(None, number=number) from None
         raise RankEndedError(_text(failure), number=None) from None
     except SignalException as told:  # to this process, while torch's handlers stood
         raise RankEndedError(None, number=told.sigval) from None

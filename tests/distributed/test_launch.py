@@ -148,6 +148,17 @@ def test_ranks_end_with_their_launcher(
     assert_gone(processes)
 
 
+def test_a_killed_fork_server_is_a_lost_worker(model: Path, texts: Path, tmp_path: Path, start: Start) -> None:
+    job = local_job(tmp_path / "job", model, texts, **ALPS)
+    child = start(job, ranks=2)
+    until_first_block(child, job)
+    processes = child.family()
+    os.kill(child.rank(0).ppid(), signal.SIGKILL)
+    assert [message for message in child.messages() if isinstance(message, Failed)] == []
+    assert child.process.wait(END_SECONDS) == -signal.SIGKILL
+    assert_gone(processes)
+
+
 def test_what_fails_in_any_rank_is_told_once(model: Path, texts: Path, tmp_path: Path, start: Start) -> None:
     job = local_job(tmp_path / "job", model, texts, **ALPS)
     child = start(job, ranks=2, datasets={})
