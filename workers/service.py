@@ -44,7 +44,7 @@ class Service:
             "ESPALIER_API_PROCESSES": settings.api_processes,
             "PYTHONPATH": ROOT,
         }
-        self._env = {**os.environ, **{name: str(value) for name, value in ours.items()}}
+        self.environment = {**os.environ, **{name: str(value) for name, value in ours.items()}}
         self.parts = [
             ServiceProcess("api", [sys.executable, "-P", "-m", "app.server"]),
             *self._workers(),
@@ -60,7 +60,7 @@ class Service:
         for name in (each.name for each in classes):
             if len(placements) > 1 and name == on_gpus[0]:
                 parts += host.workers(placements, name)
-                self._env |= {**host.environment(self._settings, len(placements)), **self._env}
+                self.environment |= {**host.environment(self._settings, len(placements)), **self.environment}
             else:
                 command = [sys.executable, "-P", "-m", "workers.main", "--worker-class", name]
                 parts.append(ServiceProcess(f"worker {name}", command))
@@ -85,7 +85,7 @@ class Service:
 
     def _watch(self) -> None:
         for part in self.parts:
-            part.watch(self._env)
+            part.watch(self.environment)
         if not self._announced and self._answers():
             sys.stdout.write(f"listening on {self.url}\n")
             sys.stdout.flush()

@@ -201,7 +201,7 @@ class BlockPruner:
         group = self.session.group
         ranks = owners(matrices, group.size, gram=Gram in self.gathers)
         own = [matrix for matrix in matrices if ranks[matrix.name] == group.rank]
-        made = group.each(lambda: self._prune_own(own, step, read))
+        made = group.each(lambda: self.prune_own(own, step, read))
         for matrix, each in zip(
             matrices, shared(made, matrices, ranks, group, empty=self._empty).values(), strict=True
         ):
@@ -210,7 +210,7 @@ class BlockPruner:
             done.made[matrix.tensor] = each.tensor
         return done
 
-    def _prune_own(self, matrices: list[Matrix], step: PruneStep, read: Reading) -> dict[str, Made]:
+    def prune_own(self, matrices: list[Matrix], step: PruneStep, read: Reading) -> dict[str, Made]:
         """Prune the matrices of a block that this rank owns."""
         began = time.monotonic()
         try:

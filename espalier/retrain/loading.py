@@ -26,7 +26,7 @@ def trained_model(session: Session, spec: Retrain) -> Iterator[Sharding]:
         with session.streamed.whole(session.weights) as model:
             yield Sharding.alone(model, select_trainable_parameters(session, model, spec))
         return
-    model = _empty(session.streamed)
+    model = empty_model(session.streamed)
 
     def parts() -> Iterator[LoadedPart]:
         for module, block in _filled(model, session.streamed, session.weights):
@@ -44,13 +44,13 @@ def frozen_model(session: Session, streamed: StreamedModel, weights: Weights) ->
         with streamed.whole(weights) as model:
             yield Sharding.alone(model, ())
         return
-    model = _empty(streamed)
+    model = empty_model(streamed)
     parts = ((module, ()) for module, _ in _filled(model, streamed, weights))
     with telling_lost_peers():
         yield Sharding.of(model, parts, session.group, session.device)
 
 
-def _empty(streamed: StreamedModel) -> nn.Module:
+def empty_model(streamed: StreamedModel) -> nn.Module:
     """Copy a model without its weights."""
     return copy.deepcopy(streamed.model, memo={id(streamed.config): streamed.config}).eval()
 

@@ -143,7 +143,7 @@ class Trainer:
         factor = schedules.rate_fraction(plan.schedule, self.step, steps=plan.steps, start=plan.start)
         for group in self.optimizer.param_groups:
             group["lr"] = group["top"] * factor
-        losses = [each for part in range(plan.accumulate) for each in self._backward(part)]
+        losses = [each for part in range(plan.accumulate) for each in self.backward(part)]
         loss, length = self._finish_gradients(losses)
         if not (math.isfinite(loss) and math.isfinite(length)):
             self.optimizer.zero_grad()
@@ -173,7 +173,7 @@ class Trainer:
         nn.utils.clip_grads_with_norm_(parameters, self.plan.clip, norm)
         return loss, length
 
-    def _backward(self, part: int) -> Iterator[tuple[torch.Tensor, float]]:
+    def backward(self, part: int) -> Iterator[tuple[torch.Tensor, float]]:
         """Add the gradients of one of the parts of a step; yield each loss, and of how many equal parts it is one."""
         first = (self.step * self.plan.accumulate + part) * self.plan.batch_size
         chosen = [self._order[position] for position in range(first, first + self.plan.batch_size)]

@@ -48,7 +48,7 @@ def check(session: Session) -> None:
     if request.max_host_memory_bytes is not None:  # last: it counts the hidden states where they are to lie
         _check_host(session, needed, request.max_host_memory_bytes)
     _agree(session)
-    session.overlaps = _overlaps(session, needed)
+    session.overlaps = holds_neighbours(session, needed)
     if session.by_blocks:
         _warn_by_blocks(session)
 
@@ -156,7 +156,7 @@ def _check_host(session: Session, needed: MemoryEstimate, limit: int) -> None:
     session.streamed.lean = computes
 
 
-def _overlaps(session: Session, needed: MemoryEstimate) -> bool:
+def holds_neighbours(session: Session, needed: MemoryEstimate) -> bool:
     """Tell whether the host holds the blocks before and behind the one at hand, beside all that it has to hold."""
     request, computes = session.request, not numerics.is_accelerator(session.device)
     there = needed.process + int(usable_bytes(numerics.free_bytes(numerics.CPU)))

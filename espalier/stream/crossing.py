@@ -21,7 +21,7 @@ def crossed(parts: Iterable[torch.Tensor], device: torch.device) -> Iterator[tor
     if not is_accelerator(device):
         yield from (part.to(device) for part in parts)
         return
-    begin = _Stream(device).begin if device.type == "cuda" else _plainly(device)
+    begin = _Stream(device).begin if device.type == "cuda" else begin_plainly(device)
     waiting: Take | None = None
     for part in parts:
         # By type: a device may be named without its number.
@@ -33,7 +33,9 @@ def crossed(parts: Iterable[torch.Tensor], device: torch.device) -> Iterator[tor
         yield waiting()
 
 
-def _plainly(device: torch.device) -> Callable[[torch.Tensor], Take]:
+def begin_plainly(device: torch.device) -> Callable[[torch.Tensor], Take]:
+    """Let tensors cross one after the other, with nothing beside them."""
+
     def begin(part: torch.Tensor) -> Take:
         moved = part.to(device)
         return lambda: moved

@@ -25,7 +25,8 @@ class ReadAhead:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+        """Reads one tensor after the other."""
         self._expected: dict[Origin, Future[torch.Tensor] | None] = {}
         """Where a tensor comes from -> the tensor to be; None once it was taken, or where the kernel was told."""
 
@@ -40,7 +41,7 @@ class ReadAhead:
                 weights.expect(name)
             self._expected = dict.fromkeys(wanted)
             return
-        self._expected = {origin: self._pool.submit(self._read, weights, name) for origin, name in wanted.items()}
+        self._expected = {origin: self.thread.submit(self._read, weights, name) for origin, name in wanted.items()}
 
     def _read(self, weights: Weights, name: str) -> torch.Tensor:
         tensor = weights.get(name)
@@ -58,7 +59,7 @@ class ReadAhead:
         return tensor.to(self._device, non_blocking=future is not None)
 
     def forget(self) -> None:
-        """Expect nothing any more."""
+        """Give up what was expected and nobody took."""
         for future in self._expected.values():
             if future is not None:
                 future.cancel()

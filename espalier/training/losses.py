@@ -63,12 +63,12 @@ def feature_error(
 def language_loss(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
     """Compute the mean cross entropy of the next token."""
     tokens_BT = tokens_BT.to(next(model.parameters()).device)
-    if _in_chunks(model, tokens_BT):
+    if takes_chunks(model, tokens_BT):
         return mean_in_chunks(cross_entropy_sum, Body(model, tokens_BT), tokens_BT)
     return cross_entropy(logits_of(model, tokens_BT), tokens_BT)
 
 
-def _in_chunks(model: nn.Module, tokens_BT: torch.Tensor) -> bool:
+def takes_chunks(model: nn.Module, tokens_BT: torch.Tensor) -> bool:
     """Tell whether the logits of a batch are made chunk by chunk: those of a GPU, where they are many."""
     return is_accelerator(tokens_BT.device) and in_chunks(tokens_BT.numel(), vocabulary_of(model))
 
@@ -97,7 +97,7 @@ class Distillation:
     def __call__(self, model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
         """The loss of a model on a batch."""
         tokens_BT = tokens_BT.to(next(model.parameters()).device)
-        chunks = _in_chunks(model, tokens_BT)
+        chunks = takes_chunks(model, tokens_BT)
         if self._kind == "kl":
             if chunks:
                 with torch.no_grad(), self._autocast:

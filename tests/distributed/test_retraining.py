@@ -165,7 +165,7 @@ def test_no_rank_holds_more_of_a_model_whole_than_a_part(tmp_path: Path, monkeyp
         session = run.session(group=group)
         whole: list[int] = []
         models: list[nn.Module] = []
-        empty = loading._empty
+        empty = loading.empty_model
 
         def kept(of: StreamedModel) -> nn.Module:
             models.append(empty(of))
@@ -176,7 +176,7 @@ def test_no_rank_holds_more_of_a_model_whole_than_a_part(tmp_path: Path, monkeyp
             there = [each for each in models[0].parameters() if not each.is_meta and not isinstance(each, DTensor)]
             whole.append(sum(each.numel() for each in there))
 
-        monkeypatch.setattr(loading, "_empty", kept)
+        monkeypatch.setattr(loading, "empty_model", kept)
         monkeypatch.setattr(loading, "fill", watched)
         with loading.frozen_model(session, session.streamed, session.weights) as sharding:
             parameters = sharding.model.parameters()
@@ -191,7 +191,7 @@ def test_no_rank_holds_more_of_a_model_whole_than_a_part(tmp_path: Path, monkeyp
 
 def killed_at_step_two(folder: Path, model_dir: Path, group: RankGroup) -> None:
     """Kill the second rank in a training; write down what the first one raises, and from what."""
-    backward = Trainer._backward
+    backward = Trainer.backward
 
     def ending(trainer: Trainer, part: int) -> Any:
         if trainer.step == 2 and not group.leads:
@@ -199,7 +199,7 @@ def killed_at_step_two(folder: Path, model_dir: Path, group: RankGroup) -> None:
         return backward(trainer, part)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_backward", ending)
+        patch.setattr(Trainer, "backward", ending)
         with pytest.raises(PeerLostError) as caught:
             job(folder, model_dir, "perp").recover(group=group)
     (folder / "cause").write_text(type(caught.value.__cause__).__name__)

@@ -23,7 +23,7 @@ from tests.fixtures.library.tiny_models import write_tiny_model
 def search(folder: Path, model_dir: Path, texts: Path, group: RankGroup) -> tuple[str, dict[str, Any]]:
     """Run a search whose first trial fails on the last rank alone; its artifact, and its report."""
     job = local_job(folder, model_dir, texts, objective={"max_relative_perplexity_increase": 0.5})
-    prune, failed = BlockPruner._prune_own, list[str]()
+    prune, failed = BlockPruner.prune_own, list[str]()
 
     def failing(pruner: BlockPruner, matrices: Any, *rest: Any) -> Any:
         if group.rank == group.size - 1 and not failed:
@@ -32,7 +32,7 @@ def search(folder: Path, model_dir: Path, texts: Path, group: RankGroup) -> tupl
         return prune(pruner, matrices, *rest)
 
     with deterministic(1), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BlockPruner, "_prune_own", failing)
+        patch.setattr(BlockPruner, "prune_own", failing)
         done = pipeline.run(job.request(), lambda _: None, group)
     assert isinstance(done, Done)
     return hashlib.sha256((job.artifact / "model.safetensors").read_bytes()).hexdigest(), done.report["objective"]

@@ -30,7 +30,7 @@ def trained(kind: str, of: Kind, chunk: int | None, group: RankGroup) -> tuple[l
         return chunk
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "_in_chunks", lambda *_: chunk is not None)
+        patch.setattr(losses, "takes_chunks", lambda *_: chunk is not None)
         patch.setattr(chunked_losses, "chunk_tokens", tokens)
         teacher, student = (sharded_model(LLAMA, each, group) for each in ("full", kind))
         with torch.no_grad():

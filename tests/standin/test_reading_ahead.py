@@ -35,7 +35,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[int, bool]]:
         return read(self, name)
 
     def asked(self: ReadAhead, weights: Any, name: str) -> torch.Tensor:
-        self._pool.submit(lambda: None).result()  # as if the thread were always quick enough
+        self.thread.submit(lambda: None).result()  # as if the thread were always quick enough
         return get(self, weights, name)
 
     monkeypatch.setattr(TensorFile, "read", counting)
@@ -50,7 +50,7 @@ def test_every_block_but_the_first_is_read_ahead_once(
     texts = tmp_path / "texts"
     texts.mkdir()
     source = write_tiny_model(tmp_path / "model", num_hidden_layers=BLOCKS)
-    monkeypatch.setattr(limits, "_overlaps", lambda *_: overlaps)
+    monkeypatch.setattr(limits, "holds_neighbours", lambda *_: overlaps)
     read_by_pruning, run = list[Counter[tuple[int, bool]]](), pruning.run
 
     def watched(*args: Any) -> None:

@@ -141,7 +141,7 @@ def test_a_service_computes_on_every_gpu_of_the_machine(
     workers = [part.command for part in service.parts if "workers.main" in part.command]
     assert [command[command.index("--gpus") + 1] for command in workers if "--gpus" in command] == gpus
     assert len([command for command in workers if "--gpus" not in command]) == len(settings.classes) - bool(gpus)
-    assert service._env.get("ESPALIER_CHILD_MEMORY_BYTES") == environment
+    assert service.environment.get("ESPALIER_CHILD_MEMORY_BYTES") == environment
 
 
 def test_a_machine_of_one_gpu_or_of_unequal_ones_has_one_worker(nvidia_smi: Cards, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_the_next_one_begins_before_one_is_computed(count: int, monkeypatch: pyt
 
         return begin
 
-    monkeypatch.setattr(crossing, "_plainly", plainly)
+    monkeypatch.setattr(crossing, "begin_plainly", plainly)
     seen.extend(f"compute {int(part)}" for part in crossed(_parts(count, seen), ELSEWHERE))
     expected = [word for number in range(min(count, 1)) for word in (f"cut {number}", f"begin {number}")]
     for number in range(count):
@@ -57,7 +57,7 @@ def test_what_lies_on_the_device_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: torch.device) -> Callable[[torch.Tensor], Take]:
         return lambda _: pytest.fail("nothing has to cross")
 
-    monkeypatch.setattr(crossing, "_plainly", refuse)
+    monkeypatch.setattr(crossing, "begin_plainly", refuse)
     numbered: list[Any] = [torch.zeros(1, device=ELSEWHERE)]
     assert list(crossed(numbered, torch.device(ELSEWHERE.type, 1))) == numbered, "a device may lack its number"
     parts = [torch.zeros(2, device=ELSEWHERE) for _ in range(3)]
