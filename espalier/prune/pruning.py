@@ -214,7 +214,7 @@ class BlockPruner:
         """Prune the matrices of a block that this rank owns."""
         began = time.monotonic()
         try:
-            # A GPU is not waited for at every factorisation: hardly one fails, and then the block is done again.
+            # A GPU is not waited for at every factorisation: where one fails, the block is done again.
             pruned, readout = self._pruned(matrices, step, read, assuming=is_accelerator(self.session.device))
         except FailedAssumption:
             pruned, readout = self._pruned(matrices, step, read, assuming=False)
