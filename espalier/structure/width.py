@@ -164,7 +164,7 @@ class Narrowing:
         changed = self._stored(units.consumer, narrow_OI)
         if update != "bias_mean":
             return changed, None
-        mean_O = (weight_OI.double()[:, ~stay] @ moments.mean[~stay]).float().cpu()
+        mean_O = (weight_OI.double()[:, ~stay] @ moments.mean[~stay]).cpu().float()
         bias = block.tensors.get(f"{units.consumer.local}.bias")
         if bias is None:
             return changed, mean_O

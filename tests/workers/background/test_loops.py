@@ -155,7 +155,7 @@ def test_every_loop_is_run_by_the_one_helper() -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "loops.run":
                 by_helper.add(name)
     # The others wait for a device's first answer, and read a pipe until its child has closed it.
-    assert sorted(by_hand) == ["app/platform/loops.py", "workers/processes/device.py", "workers/processes/process.py"]
+    assert sorted(by_hand) == ["app/platform/loops.py", "workers/processes/device.py", "workers/processes/pipe.py"]
     assert by_helper == set(LOOPS)
 
 
@@ -207,7 +207,8 @@ THREADS_OF_THEIR_OWN = {
     "app/queue.py": "one, which a signal that is none ends",
     "workers/child.py": "one, which has nothing to end",
     "workers/main.py": "the loop, which ends when it is drained",
-    "workers/processes/process.py": "pipes, which end with the child",
+    "workers/processes/pipe.py": "the ends of pipes, which end with the child",
+    "workers/processes/process.py": "the request, which ends when it is written",
 }
 
 
