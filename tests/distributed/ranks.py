@@ -1,4 +1,4 @@
-"""Ranks for a test: processes forked from this one, where torch is loaded already, that join a group."""
+"""Ranks for a test: processes forked from one where torch is loaded already, that join a group."""
 
 from __future__ import annotations
 
@@ -15,26 +15,24 @@ import torch
 from espalier.distributed.group import RankGroup, joined
 
 Value = TypeVar("Value")
-FORK = multiprocessing.get_context("fork")
 CLEAN = multiprocessing.get_context("forkserver")
 SECONDS = 240.0
 
 
-def run_ranks(size: int, work: Callable[[RankGroup], Value], *, clean: bool = False) -> list[Value]:
+def run_ranks(size: int, work: Callable[[RankGroup], Value]) -> list[Value]:
     """Run a function in every rank of a group of `size`, one thread each, and return what they give, in order.
 
-    `clean`: fork from a process that has imported the library and run nothing, as what differentiates must: autograd
-    refuses to work in a fork of a process where it has threads. Then the function is pickled.
+    Ranks are forked from a process that has imported the library and run nothing: a fork of one with threads may find
+    a lock of the C library held for ever, and autograd refuses to work there. So the function is pickled.
     """
     CLEAN.set_forkserver_preload(["espalier.pipeline"])
-    context: Any = CLEAN if clean else FORK
     # A server in this process would have threads, which may hold a lock of the C library while it forks.
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     pipes, processes = [], []
     for rank in range(size):
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_rank, args=(rank, size, port, work, theirs), daemon=True)
+        ours, theirs = CLEAN.Pipe(duplex=False)
+        process = CLEAN.Process(target=_rank, args=(rank, size, port, work, theirs), daemon=True)
         process.start()
         theirs.close()
         pipes.append(ours)

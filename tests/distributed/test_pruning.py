@@ -52,7 +52,5 @@ def test_any_number_of_ranks_gives_the_same_bytes(case: str, family: str, tmp_pa
     with deterministic(threads=1):
         alone.attempt()
     for size in (2, 8) if family == "mixtral" else (2, 4):
-        found = computed_by(
-            size, partial(local_job, tmp_path / "together", model_dir, texts, **STEPS[case]), clean=True
-        )
+        found = computed_by(size, partial(local_job, tmp_path / "together", model_dir, texts, **STEPS[case]))
         assert found == (hashes(alone), numbers(alone)), f"{size} ranks"

@@ -45,11 +45,11 @@ def test_any_number_of_ranks_fits_to_the_same_bytes(case: str, family: str, tmp_
     model_dir = write_tiny_model(tmp_path / "model", family, dtype=torch.float32)  # no rounding hides a difference
     texts = write_texts(tmp_path)
     make = partial(_job, tmp_path / "together", model_dir, texts, case)
-    alone = computed_by(1, partial(_job, tmp_path / "alone", model_dir, texts, case, in_pieces=True), clean=True)
+    alone = computed_by(1, partial(_job, tmp_path / "alone", model_dir, texts, case, in_pieces=True))
     for size in (2, 4):
-        assert computed_by(size, make, clean=True) == alone
+        assert computed_by(size, make) == alone
     if case == "submodule":
-        whole, rows = computed_by(1, partial(_job, tmp_path / "whole", model_dir, texts, case), clean=True)
+        whole, rows = computed_by(1, partial(_job, tmp_path / "whole", model_dir, texts, case))
         assert whole != alone[0], "a job of one rank keeps its batches whole"
         assert [float(str(row[2])) for row in alone[1]] == pytest.approx([float(str(row[2])) for row in rows], rel=1e-3)
 

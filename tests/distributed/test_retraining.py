@@ -93,7 +93,7 @@ def alone(*args: Any, **spec: Any) -> Outcome:
 
 def ranks_of(size: int, *args: Any, **spec: Any) -> list[Outcome]:
     """What the ranks say of a job."""
-    return run_ranks(size, partial(outcome, partial(job, *args, **spec)), clean=True)
+    return run_ranks(size, partial(outcome, partial(job, *args, **spec)))
 
 
 def assert_same(one: Outcome, several: Outcome, *, first: int = 0) -> None:
@@ -157,33 +157,34 @@ def test_in_bfloat16_ranks_differ_by_its_rounding(tmp_path: Path) -> None:
     assert two.losses == pytest.approx(one.losses, rel=2**-8)
 
 
-def test_no_rank_holds_more_of_a_model_whole_than_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model_dir = write_tiny_model(tmp_path / "model", num_hidden_layers=4)
-    run = job(tmp_path / "two", model_dir, "full")
+def held_whole(folder: Path, model_dir: Path, group: RankGroup) -> tuple[list[int], int]:
+    """Parameters that a rank holds whole whenever a part has been read, and those of its rows in the end."""
+    session = job(folder, model_dir, "full").session(group=group)
+    whole: list[int] = []
+    models: list[nn.Module] = []
+    empty = loading.empty_model
 
-    def work(group: RankGroup) -> tuple[list[int], int]:
-        session = run.session(group=group)
-        whole: list[int] = []
-        models: list[nn.Module] = []
-        empty = loading.empty_model
+    def kept(of: StreamedModel) -> nn.Module:
+        models.append(empty(of))
+        return models[0]
 
-        def kept(of: StreamedModel) -> nn.Module:
-            models.append(empty(of))
-            return models[0]
+    def watched(*args: Any, **kwargs: Any) -> None:
+        streamed.fill(*args, **kwargs)
+        there = [each for each in models[0].parameters() if not each.is_meta and not isinstance(each, DTensor)]
+        whole.append(sum(each.numel() for each in there))
 
-        def watched(*args: Any, **kwargs: Any) -> None:
-            streamed.fill(*args, **kwargs)
-            there = [each for each in models[0].parameters() if not each.is_meta and not isinstance(each, DTensor)]
-            whole.append(sum(each.numel() for each in there))
-
-        monkeypatch.setattr(loading, "empty_model", kept)
-        monkeypatch.setattr(loading, "fill", watched)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "empty_model", kept)
+        patch.setattr(loading, "fill", watched)
         with loading.frozen_model(session, session.streamed, session.weights) as sharding:
             parameters = sharding.model.parameters()
             rows = [parameter.to_local().numel() for parameter in parameters if isinstance(parameter, DTensor)]
             return whole, sum(rows)
 
-    for whole, rows in run_ranks(2, work):
+
+def test_no_rank_holds_more_of_a_model_whole_than_a_part(tmp_path: Path) -> None:
+    model_dir = write_tiny_model(tmp_path / "model", num_hidden_layers=4)
+    for whole, rows in run_ranks(2, partial(held_whole, tmp_path / "two", model_dir)):
         block, outer = 2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32 + 2 * 32, 2 * 384 * 32 + 32
         assert whole == [block] * 4 + [outer]
         assert rows == (4 * block + outer) // 2
@@ -208,7 +209,7 @@ def killed_at_step_two(folder: Path, model_dir: Path, group: RankGroup) -> None:
 def test_a_rank_that_is_killed_in_a_training_is_a_lost_peer_to_the_others(tmp_path: Path) -> None:
     folder, model_dir = tmp_path / "two", write_tiny_model(tmp_path / "model")
     with pytest.raises(EOFError):
-        run_ranks(2, partial(killed_at_step_two, folder, model_dir), clean=True)
+        run_ranks(2, partial(killed_at_step_two, folder, model_dir))
     assert (folder / "cause").read_text() == "RuntimeError", "gloo's own, in the midst of a step"
 
 
@@ -233,7 +234,7 @@ def stored_at(step: int, folder: Path, model_dir: Path, stored: Stored, group: R
 def test_a_state_of_two_ranks_is_resumed_by_one_and_one_s_by_two(tmp_path: Path) -> None:
     model_dir, folder = write_tiny_model(tmp_path / "model"), tmp_path / "changing"
     one = alone(tmp_path / "one", model_dir, "full")
-    _, stored = run_ranks(2, partial(stored_at, 5, folder, model_dir, {}), clean=True)[0]
+    _, stored = run_ranks(2, partial(stored_at, 5, folder, model_dir, {}))[0]
     steps, stored = stored_at(12, folder, model_dir, stored, RankGroup.alone())
     assert steps == list(range(5, 12))
     assert_same(one, ranks_of(2, folder, model_dir, "full", stored)[0], first=12)

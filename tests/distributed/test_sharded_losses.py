@@ -52,7 +52,7 @@ def trained(kind: str, of: Kind, chunk: int | None, group: RankGroup) -> tuple[l
 @pytest.mark.parametrize("kind", ["mask_lora", "full"])
 def test_a_loss_on_ranks_is_that_of_one(kind: str, of: Kind, chunk: int | None) -> None:
     one, _ = trained(kind, of, None, RankGroup.alone())
-    (seen, chunks), (other, _) = run_ranks(2, partial(trained, kind, of, chunk), clean=True)
+    (seen, chunks), (other, _) = run_ranks(2, partial(trained, kind, of, chunk))
     assert seen == other
     assert seen == pytest.approx(one, rel=1e-5)
     assert bool(chunks) == (chunk is not None)

@@ -74,7 +74,7 @@ def test_ranks_make_the_steps_of_one(config: PreTrainedConfig, kind: str, ranks:
     one = trained(config, kind, PLAN, 16, RankGroup.alone())
     assert one[0][-1] < one[0][0] - 0.05
     plan = replace(PLAN, micro_batch=micro_batch)
-    assert_same(one, run_ranks(ranks, partial(trained, config, kind, plan, 16), clean=True))
+    assert_same(one, run_ranks(ranks, partial(trained, config, kind, plan, 16)))
 
 
 @pytest.mark.deep
@@ -83,7 +83,7 @@ def test_an_expert_that_no_rank_has_reached_is_left_alone() -> None:
     one = trained(MIXTRAL, "full", plan, 3, RankGroup.alone())
     counts = {float(value) for name, value in one[1].items() if name.startswith("step:")}
     assert len(counts) > 1, "some expert has missed a step"
-    assert_same(one, run_ranks(2, partial(trained, MIXTRAL, "full", plan, 3), clean=True))
+    assert_same(one, run_ranks(2, partial(trained, MIXTRAL, "full", plan, 3)))
 
 
 def steps_from(state: State | None, steps: int, group: RankGroup) -> tuple[list[float], State]:
@@ -101,9 +101,9 @@ def steps_from(state: State | None, steps: int, group: RankGroup) -> tuple[list[
 @pytest.mark.deep
 def test_a_state_goes_from_two_ranks_to_one_and_back() -> None:
     whole, _ = steps_from(None, 6, RankGroup.alone())
-    first, state = run_ranks(2, partial(steps_from, None, 2), clean=True)[0]
+    first, state = run_ranks(2, partial(steps_from, None, 2))[0]
     second, state = steps_from(state, 2, RankGroup.alone())
-    third, _ = run_ranks(2, partial(steps_from, state, 2), clean=True)[0]
+    third, _ = run_ranks(2, partial(steps_from, state, 2))[0]
     assert first + second + third == pytest.approx(whole, rel=LOSSES)
 
 
@@ -128,17 +128,18 @@ def test_what_is_restored_is_what_the_next_pass_computes_with() -> None:
     assert abs(other - before) > 0.01
 
 
+def cut_and_joined(wholes: list[torch.Tensor], group: RankGroup) -> list[tuple[int, list[list[float]] | None]]:
+    """Of each tensor the number of this rank's rows, and what all ranks' are together."""
+    answers = []
+    for whole in wholes:
+        own = own_rows(whole, group)
+        joined = join_rows(own, whole.shape, group)
+        answers.append((len(own), None if joined is None else joined.tolist()))
+    return answers
+
+
 def test_rows_are_cut_and_joined() -> None:
     wholes = [torch.arange(rows * 2.0).reshape(rows, 2) for rows in (1, 3, 8)]
-
-    def work(group: RankGroup) -> list[tuple[int, list[list[float]] | None]]:
-        answers = []
-        for whole in wholes:
-            own = own_rows(whole, group)
-            joined = join_rows(own, whole.shape, group)
-            answers.append((len(own), None if joined is None else joined.tolist()))
-        return answers
-
-    for whole, *of_ranks in zip(wholes, *run_ranks(4, work), strict=True):
+    for whole, *of_ranks in zip(wholes, *run_ranks(4, partial(cut_and_joined, wholes)), strict=True):
         assert sum(count for count, _ in of_ranks) == len(whole)
         assert [joined for _, joined in of_ranks] == [whole.tolist(), None, None, None]

@@ -22,11 +22,9 @@ def numbers(job: LocalJob) -> list[tuple[str, object, object]]:
     return [(row.name, row.error_before, row.error_after) for row in job.layers]
 
 
-def computed_by(
-    size: int, make: Callable[[], LocalJob], *, clean: bool = False
-) -> tuple[dict[str, str], list[tuple[str, object, object]]]:
-    """Run a job in a group of ranks; what its leader wrote and said. `clean`: in processes that have run nothing."""
-    (rows, written), *others = run_ranks(size, partial(_attempt, make), clean=clean)
+def computed_by(size: int, make: Callable[[], LocalJob]) -> tuple[dict[str, str], list[tuple[str, object, object]]]:
+    """Run a job in a group of ranks; what its leader wrote and said."""
+    (rows, written), *others = run_ranks(size, partial(_attempt, make))
     assert written
     assert others == [(rows, [])] * (size - 1), "all know the same, and one alone writes"
     return hashes(make()), rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from espalier.checkpoint_names import CheckpointName, Kind, RepetitionName
@@ -20,11 +20,13 @@ def names(draw: st.DrawFn) -> CheckpointName:
     return CheckpointName(kind, block, step, statistics, repetition=draw(TURNS))
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # how fast a crowded machine draws is no matter of names
 @given(names())
 def test_a_name_that_is_written_reads_as_itself(name: CheckpointName) -> None:
     assert CheckpointName.parse(str(name)) == name
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(names(), names())
 def test_two_names_are_never_written_alike(one: CheckpointName, other: CheckpointName) -> None:
     assert (str(one) == str(other)) is (one == other)
