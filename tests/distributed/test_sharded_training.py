@@ -17,8 +17,8 @@ from espalier.distributed.rows import join_rows, own_rows
 from espalier.retrain.train import Best, TrainingPlan, held_out_loss
 from espalier.training.trainables import restore, snapshot
 from tests.distributed.ranks import run_ranks
-from tests.fixtures.library.tiny_configs import LLAMA
-from tests.fixtures.library.trainers import MIXTRAL, RATES, sharded_model, sharded_trainer, text
+from tests.fixtures.library.tiny_configs import LLAMA, MIXTRAL
+from tests.fixtures.library.trainers import RATES, sharded_model, sharded_trainer, text
 
 State = dict[str, NDArray[Any]]
 STEPS = 20
